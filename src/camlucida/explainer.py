@@ -1,0 +1,184 @@
+"""The whole way on one screen: pictures -> preprocess -> features -> head -> maps, and the one result."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from camlucida.errors import ImageError, TargetError
+from camlucida.explanation import Explanation, Origin
+from camlucida.find import find
+from camlucida.images import Picture, read
+from camlucida.methods.registry import Compute, find_method
+from camlucida.models import Model, open_model
+from camlucida.preprocess import Preprocess, View
+from camlucida.runner import residuals
+from camlucida.targets import Activation, Classes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    ModelLike = nn.Module | Model | str | Path | None
+    Images = str | Path | bytes | Image.Image | NDArray[Any] | Tensor | Picture | Sequence[Any]
+
+BATCH = 16
+
+
+def explain(
+    images: Images,
+    model: ModelLike = None,
+    method: str | Compute = "cam",
+    classes: Classes = 1,
+    *,
+    layer: str | nn.Module | None = None,
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] | None = None,
+) -> Explanation:
+    """Explain what a classifier sees in pictures.
+
+    Args:
+        images: a path, folder, list, bytes, PIL image, uint8 H×W×3 array, or a preprocessed float tensor (B, C, …).
+        model: an ``nn.Module``, ``"timm:…"``, ``"torchvision:…"``, ``"hf:…"``, ``"file.onnx"``, ``"file.py:factory"``;
+            None: the bundled demonstration model, which needs no PyTorch.
+        method: a name from ``camlucida methods``, or a function ``(pass, targets) -> Maps``, such as a registered one
+            with other options (``functools.partial``).
+        classes: a count (the top-k), ids, names, ``"all"``, a ``Contrast``, or a score on the logits (B, K) -> (B,).
+        layer: the features' layer by name or module; None finds the last spatial features.
+        preprocess: how pictures become inputs; None takes the model's own, or ImageNet's usual at 224 pixels.
+        labels: the classes' names; None takes the model's own.
+
+    Raises:
+        CamlucidaError: a subclass says what was wrong with picture, model, classes or method.
+
+    Example:
+        >>> import camlucida as cl
+        >>> ex = cl.explain(cl.sample())
+        >>> ex.names[0], ex.grid
+        (('cat',), (10, 10))
+    """
+    return Explainer(model, method=method, layer=layer, preprocess=preprocess, labels=labels)(images, classes)
+
+
+class Explainer:
+    """A model prepared for explaining: opened and split once, used for any number of pictures.
+
+    Thread-safe; leaves no hook, gradient or changed mode on the model. Parameters are those of ``explain``.
+    """
+
+    def __init__(
+        self,
+        model: ModelLike = None,
+        *,
+        method: str | Compute = "cam",
+        layer: str | nn.Module | None = None,
+        preprocess: Preprocess | None = None,
+        labels: Sequence[str] | None = None,
+        activation: Activation | None = None,
+    ) -> None:
+        self.model = open_model(model)
+        self.method = find_method(method)
+        self.preprocess = preprocess or self.model.preprocess
+        self.labels = tuple(labels) if labels is not None else self.model.labels
+        self.activation = activation or self.model.activation
+        self.runner = self.model.runner(self.method, layer)
+
+    def __call__(self, images: Images, classes: Classes = 1) -> Explanation:
+        """Explain pictures or a preprocessed tensor; see ``explain``. All pictures are held in memory."""
+        if _is_batch(images):
+            return self._explain(images, classes, (), _views_of(images))
+        parts, start = [], 0
+        for batch in _batches(read_all(images)):
+            own = classes[start : start + BATCH] if isinstance(classes, np.ndarray) and classes.ndim == 2 else classes
+            parts.append(self.explain_pictures(batch, own))
+            start += len(batch)
+        if isinstance(classes, np.ndarray) and classes.ndim == 2 and len(classes) != start:
+            raise TargetError(f"classes: expected a row for each of {start} pictures, got {len(classes)} rows")
+        return joined(parts)
+
+    def explain_pictures(self, pictures: Sequence[Picture], classes: Classes = 1) -> Explanation:
+        """Explain one batch of pictures already read."""
+        prepared = [self.preprocess(picture.pixels) for picture in pictures]
+        return self.explain_prepared(pictures, prepared, classes)
+
+    def explain_prepared(
+        self, pictures: Sequence[Picture], prepared: Sequence[tuple[NDArray[np.float32], View]], classes: Classes = 1
+    ) -> Explanation:
+        """Explain one batch whose preprocessing was done elsewhere (other threads, say)."""
+        batch = np.stack([values for values, _ in prepared])
+        return self._explain(batch, classes, tuple(pictures), tuple(view for _, view in prepared))
+
+    def _explain(
+        self, batch: Any, classes: Classes, pictures: tuple[Picture, ...], views: tuple[View, ...]
+    ) -> Explanation:
+        made = self.runner.explain(batch, classes, self.labels)
+        facts = made.facts
+        activation = self.activation or facts.activation or ("sigmoid" if made.logits.shape[1] == 1 else "softmax")
+        origin = Origin(
+            self.model.name, self.method.name, self.method.unit, facts.head, facts.features, activation,
+            self.model.note,
+        )  # fmt: skip
+        return Explanation(
+            made.logits, made.targets.ids, made.scores, made.maps, made.bias, residuals(made), made.targets.names,
+            views, pictures, origin,
+        )  # fmt: skip
+
+
+def read_all(images: Any) -> Iterator[Picture]:
+    """Pictures of whatever names them: files, folders and patterns are searched, the rest is read as it is."""
+    if isinstance(images, Picture):
+        yield images
+    elif isinstance(images, str | Path):
+        for path in find(images):
+            yield read(path)
+    elif isinstance(images, bytes | np.ndarray | Image.Image):
+        yield read(images)
+    elif isinstance(images, Iterable) and not hasattr(images, "is_floating_point"):  # a tensor of whole numbers
+        for one in images:
+            yield from read_all(one)
+    else:
+        raise ImageError(f"{type(images).__name__}: not a picture; expected a path, bytes, a PIL image, a uint8 array "
+                         "H×W×3, a list of these, or a float tensor B×C×H×W")  # fmt: skip
+
+
+def joined(parts: Sequence[Explanation]) -> Explanation:
+    """One explanation of several batches' inputs.
+
+    Raises:
+        ImageError: there are none.
+    """
+    if not parts:
+        raise ImageError("no picture was given; pass at least one")
+    if len(parts) == 1:
+        return parts[0]
+    values: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("logits", "classes", "scores", "maps", "bias", "residual")
+    }
+    for name in ("names", "views", "pictures"):
+        values[name] = tuple(one for part in parts for one in getattr(part, name))
+    return Explanation(**values, origin=parts[0].origin)
+
+
+def _is_batch(images: Any) -> bool:
+    """A preprocessed float tensor (or float array) with a batch axis."""
+    floating = getattr(images, "is_floating_point", None)
+    if callable(floating):
+        return bool(floating()) and images.ndim >= 3
+    return isinstance(images, np.ndarray) and images.dtype.kind == "f" and images.ndim >= 3
+
+
+def _views_of(batch: Any) -> tuple[View, ...]:
+    if batch.ndim != 4:
+        return ()
+    return (View.whole((int(batch.shape[2]), int(batch.shape[3]))),) * int(batch.shape[0])
+
+
+def _batches(pictures: Iterator[Picture]) -> Iterator[list[Picture]]:
+    while batch := list(itertools.islice(pictures, BATCH)):
+        yield batch

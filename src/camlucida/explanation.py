@@ -1,0 +1,334 @@
+"""The one result type: maps at the network's own grid, in logits, with what is needed to lay them over the pictures."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from camlucida import draw, localize
+from camlucida.errors import CamlucidaError
+from camlucida.images import Picture
+from camlucida.preprocess import View
+from camlucida.targets import Activation, probabilities
+
+Normalize = Literal["none", "max", "minmax"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an explanation comes from; written into the manifest.
+
+    Attributes:
+        model: the model's name.
+        method: the method's name.
+        unit: of the map's values.
+        head: what stands between features and logits, in words; empty where the model's file does not say.
+        features: layout and shape of the features, ``NCHW 512x7x7``.
+        activation: how logits become probabilities.
+        note: what the reader should know, such as that this is the demonstration model.
+    """
+
+    model: str
+    method: str = "cam"
+    unit: str = "logits per cell"
+    head: str = ""
+    features: str = ""
+    activation: Activation = "softmax"
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Maps of N inputs for T scores each, with ``maps.sum() + bias == score`` up to the residual.
+
+    Indexing with an integer or slice gives the explanation of those inputs alone.
+
+    Attributes:
+        logits: (N, K) float32, as the model gave them.
+        classes: (N, T) int64 ids; -1 where a score is not one class's (a contrast, a callable).
+        scores: (N, T) float32: the explained scores, the logits of ``classes``.
+        maps: (N, T, *grid) float32, signed, in ``origin.unit``, at the network's own grid; grid is (h, w) for pictures.
+        bias: (N, T) float32: the part of the score that no cell carries; NaN where the map is no decomposition.
+        residual: (N, T) float32: |Σ map + bias - score| over the spread (maximum - minimum) of the input's logits, over
+            |logit| for a single logit. At most about 1e-5 for exact maps; NaN where the map is no decomposition.
+        names: N tuples of T names.
+        views: N views, the networks' way of looking at each picture; empty for inputs that are no pictures (1-D, 3-D).
+        pictures: the N pictures; empty where the input was a tensor.
+        origin: model, method and unit.
+
+    Raises:
+        CamlucidaError: shapes do not fit together, or a map is not finite.
+
+    Example:
+        >>> ex = Explanation(np.array([[2.0, 0.0]]), np.array([[0]]), np.array([[2.0]]), np.array([[[[0.5, 1.0]]]]),
+        ...                  np.array([[0.5]]), np.array([[0.0]]), (("cat",),), (View.whole((2, 4)),))
+        >>> ex.heatmap(0)
+        array([[0.5 , 0.625, 0.875, 1. ],
+               [0.5 , 0.625, 0.875, 1. ]], dtype=float32)
+    """
+
+    logits: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    maps: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    residual: NDArray[np.float32]
+    names: tuple[tuple[str, ...], ...]
+    views: tuple[View, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    origin: Origin = field(default_factory=lambda: Origin("unnamed"))
+
+    def __post_init__(self) -> None:
+        n, t = self.classes.shape if self.classes.ndim == 2 else (-1, -1)
+        expected: Mapping[str, bool] = {
+            "logits (N, K)": self.logits.ndim == 2 and len(self.logits) == n,
+            "classes (N, T)": n >= 0,
+            "scores (N, T)": self.scores.shape == (n, t),
+            "maps (N, T, *grid)": self.maps.ndim >= 3 and self.maps.shape[:2] == (n, t),
+            "bias (N, T)": self.bias.shape == (n, t),
+            "residual (N, T)": self.residual.shape == (n, t),
+            "names N x T": len(self.names) == n and all(len(row) == t for row in self.names),
+            "views N or none": len(self.views) in (0, n),
+            "pictures N or none": len(self.pictures) in (0, n),
+        }
+        for what, fits in expected.items():
+            if not fits:
+                name = what.partition(" ")[0]
+                got = getattr(self, name)
+                raise CamlucidaError(
+                    f"explanation: expected {what}, got {getattr(got, 'shape', None) or f'{len(got)} {name}'}"
+                )
+        if not np.isfinite(self.maps).all():
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(self.maps))[0])
+            raise CamlucidaError(
+                f"explanation: the map of input {index[0]} for {self.names[index[0]][index[1]]!r} is not finite; "
+                "look for an overflow in the model (float16?) or NaN in its input"
+            )
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, np.ndarray):
+                dtype = np.int64 if one.name == "classes" else np.float32
+                kept = np.array(value, dtype)
+                kept.setflags(write=False)
+                object.__setattr__(self, one.name, kept)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __getitem__(self, index: int | slice) -> Explanation:
+        if isinstance(index, slice):
+            part = index
+        else:
+            at = operator.index(index)  # NumPy's integers too
+            if not -len(self) <= at < len(self):
+                raise IndexError(f"explanation: no input {at} among {len(self)}")
+            part = slice(at, at + 1 or None)
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        cut = {name: value[part] for name, value in values.items() if name != "origin"}
+        return Explanation(**cut, origin=self.origin)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The maps' own grid, (h, w) for pictures."""
+        return self.maps.shape[2:]
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """(N, T) probabilities of the explained classes; NaN for scores that are not one class's."""
+        every = probabilities(self.logits, self.origin.activation)
+        return np.where(self.classes < 0, np.nan, np.take_along_axis(every, np.maximum(self.classes, 0), 1)).astype(
+            np.float32
+        )
+
+    def heatmap(
+        self,
+        index: int = 0,
+        target: int = 0,
+        *,
+        size: tuple[int, int] | None = None,
+        normalize: Normalize = "none",
+    ) -> NDArray[np.float32]:
+        """The map laid over its picture: half-pixel bilinear, 0 where the network saw nothing (see ``seen``).
+
+        Args:
+            index: which input.
+            target: which of its T scores.
+            size: (H, W) of the picture to lay it over; None: the original's.
+            normalize: "none" keeps the map's unit and sign; "max" clips at 0 and divides by the maximum, "minmax"
+                shifts and scales what was seen to [0, 1]. Constant maps become 0 under "minmax", and all-negative ones
+                under "max".
+
+        Returns:
+            float32 H×W.
+        """
+        laid = self._view(index).project(self.maps[index, target], size)
+        if normalize == "max":
+            top = float(laid.max())
+            return np.clip(laid, 0, None) / np.float32(top) if top > 0 else np.zeros_like(laid)
+        if normalize == "minmax":
+            seen = self._view(index).seen(size)
+            low, high = (float(laid[seen].min()), float(laid[seen].max())) if seen.any() else (0.0, 0.0)
+            shifted = (laid - np.float32(low)) / np.float32(high - low) if high > low else np.zeros_like(laid)
+            return np.where(seen, shifted, np.float32(0))
+        if normalize != "none":
+            raise CamlucidaError(f"normalize: expected none, max or minmax, got {normalize!r}")
+        return laid
+
+    def seen(self, index: int = 0, *, size: tuple[int, int] | None = None) -> NDArray[np.bool_]:
+        """Which pixels of the picture the network saw, bool H×W; a centre crop hides the rest."""
+        return self._view(index).seen(size)
+
+    def masks(self, threshold: float = 0.2, *, percentile: float | None = None) -> list[list[NDArray[np.bool_]]]:
+        """For each input a list of T masks, bool H×W: above ``threshold`` of the maximum (see ``localize.mask``)."""
+        return [
+            [localize.mask(self.heatmap(i, t), threshold, percentile=percentile) for t in range(self.maps.shape[1])]
+            for i in range(len(self))
+        ]
+
+    def boxes(
+        self,
+        threshold: float = 0.2,
+        *,
+        percentile: float | None = None,
+        largest: bool = True,
+        minimum_area: int = 1,
+    ) -> list[list[NDArray[np.int64]]]:
+        """For each input a list of T arrays (M, 4): half-open xyxy boxes in pixels of the original picture.
+
+        The paper's rule by default: values above 20 % of the maximum, the box of the largest connected part (M is 0
+        where the map is nowhere positive). See ``localize.boxes``.
+        """
+        return [
+            [
+                localize.boxes(
+                    self.heatmap(i, t), threshold, percentile=percentile, largest=largest, minimum_area=minimum_area
+                )
+                for t in range(self.maps.shape[1])
+            ]
+            for i in range(len(self))
+        ]
+
+    def caption(self, index: int = 0, target: int = 0) -> str:
+        """Class, probability and residual in a line, as it stands under an overlay."""
+        parts = [self.names[index][target]]
+        probability, residual = float(self.probabilities[index, target]), float(self.residual[index, target])
+        if np.isfinite(probability):
+            parts[0] += f" {100 * probability:.1f} %"
+        else:
+            parts[0] += f" {float(self.scores[index, target]):+.2f}"
+        parts.append(self.origin.method + ("" if np.isnan(residual) else f", {residual_in_words(residual)}"))
+        return " · ".join(parts)
+
+    def overlay(
+        self,
+        index: int = 0,
+        target: int = 0,
+        *,
+        colormap: str | None = None,
+        signed: bool = False,
+        opacity: float = 0.7,
+        threshold: float | None = 0.2,
+        caption: bool = True,
+    ) -> Image.Image:
+        """The picture with its heatmap, box and caption.
+
+        Args:
+            index: which input.
+            target: which of its T scores.
+            colormap: a name from ``colormaps.COLORMAPS``; None: inferno, or coolwarm if signed.
+            signed: show negative evidence too, around zero, with a colour bar.
+            opacity: of the strongest evidence, in [0, 1].
+            threshold: of the box; None draws none.
+            caption: class, probability and residual below the picture.
+
+        Raises:
+            CamlucidaError: the input was a tensor, so there is no picture to draw on.
+        """
+        if not self.pictures:
+            raise CamlucidaError("overlay: the input was a tensor, not a picture; use heatmap() and draw.overlay()")
+        heatmap, seen = self.heatmap(index, target), self.seen(index)
+        drawn = draw.overlay(
+            self.pictures[index].pixels,
+            heatmap,
+            colormap=colormap,
+            signed=signed,
+            opacity=opacity,
+            seen=None if seen.all() else seen,
+            boxes=None if threshold is None else localize.boxes(heatmap, threshold),
+            caption=self.caption(index, target) if caption else None,
+            unit=self.origin.unit if signed else None,
+        )
+        return Image.fromarray(drawn)
+
+    def sheet(self, *, colormap: str | None = None, signed: bool = False) -> Image.Image:
+        """All overlays on one contact sheet, a row for each input with its T scores."""
+        places = [(i, t) for i in range(len(self)) for t in range(self.maps.shape[1])]
+        tiles = [np.asarray(self.overlay(i, t, colormap=colormap, signed=signed, caption=False)) for i, t in places]
+        columns = self.maps.shape[1] if self.maps.shape[1] > 1 else None
+        return Image.fromarray(draw.contact_sheet(tiles, [self.caption(i, t) for i, t in places], columns))
+
+    def save(self, folder: str | Path, *, threshold: float = 0.2, colormap: str | None = None) -> Path:
+        """Write overlays (PNG), numbers (``maps.npz``), boxes (``boxes.coco.json``) and ``manifest.json``.
+
+        Everything is written beside its place first and moved in whole: an interrupted save leaves nothing half-done.
+
+        Args:
+            folder: made if missing; files of the same names are replaced.
+            threshold: of the boxes, a share of each map's maximum.
+            colormap: of the overlays.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        from camlucida.output import save
+
+        return save(self, Path(folder), threshold=threshold, colormap=colormap)
+
+    def _view(self, index: int) -> View:
+        if not self.views:
+            raise CamlucidaError(
+                f"maps over a grid {self.grid} of an input that is no picture have no heatmap; use maps"
+            )
+        return self.views[index]
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: the contact sheet (of the first 16 inputs)."""
+        import io
+
+        if not self.pictures or not len(self):
+            return None
+        buffer = io.BytesIO()
+        self[:16].sheet().save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def __repr__(self) -> str:
+        """A line for each of the first inputs."""
+        shown: list[Any] = [
+            f"  {self.pictures[i].source if self.pictures else f'input {i}'}: "
+            + "; ".join(self.caption(i, t) for t in range(min(5, self.maps.shape[1])))
+            for i in range(min(5, len(self)))
+        ]
+        more = [f"  … {len(self) - 5} more"] if len(self) > 5 else []
+        grid = "×".join(map(str, self.grid))
+        head = f"Explanation of {len(self)} input(s) by {self.origin.model}, {self.origin.method}, grid {grid}:"
+        return "\n".join([head, *shown, *more])
+
+
+def residual_in_words(residual: float) -> str:
+    """The residual for people.
+
+    Example:
+        >>> residual_in_words(2e-7), residual_in_words(0.0312)
+        ('exact (residual 2e-07)', 'residual 3.1 %')
+    """
+    return f"exact (residual {residual:.0e})" if residual <= 1e-4 else f"residual {100 * residual:.2g} %"

@@ -1,0 +1,1 @@
+"""The methods: one visible registry, one file a family."""

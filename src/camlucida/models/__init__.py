@@ -1,0 +1,100 @@
+"""Opening models: one visible registry of sources, and the bundled demonstration model."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from camlucida.errors import ModelError
+from camlucida.methods.registry import Method
+from camlucida.preprocess import Preprocess
+from camlucida.runner import Runner
+from camlucida.targets import Activation
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """An opened classifier, whatever runs it.
+
+    Attributes:
+        name: for people and manifests.
+        runner: makes the engine for a method (and a layer, where the engine has layers).
+        preprocess: how pictures become inputs.
+        labels: names of the classes, if known.
+        activation: how logits become probabilities, if the source says.
+        note: what a user should be told with every result.
+    """
+
+    name: str
+    runner: Callable[[Method, Any], Runner]
+    preprocess: Preprocess
+    labels: tuple[str, ...] | None = None
+    activation: Activation | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of place that models come from: how its names look, what it is, and ``module:function`` that opens one."""
+
+    pattern: str
+    summary: str
+    opener: str
+
+    def claims(self, name: str) -> bool:
+        """Whether a name is of this source: ``timm:…`` by its beginning, ``….onnx`` by its ending."""
+        if self.pattern.endswith(":NAME"):
+            return name.startswith(self.pattern.removesuffix("NAME"))
+        if self.pattern == "FILE.py:FUNCTION":
+            return ".py:" in name
+        return name.endswith(self.pattern.removeprefix("FILE")) if self.pattern.startswith("FILE") else name == "demo"
+
+
+SOURCES = (
+    Source("demo", "the bundled demonstration model; no PyTorch needed", "camlucida.models.onnx_file:open_demo"),
+    Source("timm:NAME", "a timm model with its weights [zoo]", "camlucida.models.zoo:open_timm"),
+    Source("torchvision:NAME", "a torchvision model with its weights [zoo]", "camlucida.models.zoo:open_torchvision"),
+    Source("hf:NAME", "a Hugging Face image classifier, by hub name or folder [zoo]", "camlucida.models.zoo:open_hf"),
+    Source("FILE.py:FUNCTION", "a function of your own that returns an nn.Module", "camlucida.models.module:open_file"),
+    Source("FILE.onnx", "an ONNX file with outputs logits and maps", "camlucida.models.onnx_file:open_onnx"),
+)  # fmt: skip
+"""Add your own: a line here, and its opener ``(name) -> Model``."""
+
+
+def open_model(model: nn.Module | Model | str | Path | None = None) -> Model:
+    """Open a model by name, or wrap a module.
+
+    Args:
+        model: see ``SOURCES`` for names; None is the demonstration model; an ``nn.Module`` is taken as it is, with
+            timm's own preprocessing where it carries one, else ImageNet's usual at 224 pixels.
+
+    Raises:
+        ModelError: no source knows the name, or the model cannot be opened.
+        MissingExtraError: its source needs an optional dependency.
+    """
+    if isinstance(model, Model):
+        return model
+    name = "demo" if model is None else str(model) if isinstance(model, str | Path) else ""
+    if not name:
+        if not hasattr(model, "forward"):
+            raise ModelError(f"model: expected an nn.Module or one of {', '.join(known_sources())}; got {type(model)}")
+        from camlucida.models.module import wrap
+
+        return wrap(model)  # type: ignore[arg-type]
+    for source in SOURCES:
+        if source.claims(name):
+            module, _, function = source.opener.partition(":")
+            opened: Model = getattr(importlib.import_module(module), function)(name)
+            return opened
+    raise ModelError(f"{name}: no such kind of model; expected one of {', '.join(known_sources())}")
+
+
+def known_sources() -> Sequence[str]:
+    """How model names look."""
+    return [source.pattern for source in SOURCES]

@@ -1,0 +1,1 @@
+"""The ONNX engine: models whose graph already computes its maps, run without PyTorch."""

@@ -1,0 +1,63 @@
+"""The torch engine behind the common interface: arrays or tensors in, NumPy maps out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from camlucida.methods.registry import Method
+from camlucida.pytorch.engine import TorchEngine
+from camlucida.pytorch.head import DESCRIPTIONS
+from camlucida.pytorch.split import Split
+from camlucida.pytorch.state import evaluating
+from camlucida.runner import Facts, Maps
+from camlucida.targets import Classes, choose
+
+
+class TorchRunner:
+    """Explain batches with a torch classifier by one method."""
+
+    def __init__(self, model: nn.Module, method: Method, layer: str | nn.Module | None = None) -> None:
+        self.method = method
+        self.engine = TorchEngine(model, layer)
+
+    def explain(self, batch: Any, classes: Classes, labels: Sequence[str] | None) -> Maps:
+        """One pass, then the method on what it left."""
+        with torch.inference_mode(False), torch.no_grad(), evaluating(self.engine.model):
+            passed = self.engine.run(_tensor(batch))
+            logits = _array(passed.logits)
+            targets = choose(classes, passed.logits, labels)
+            maps, bias, explained = self.method.compute(passed, targets)
+            scores = _array(targets.of(passed.logits) if explained is None else explained)
+            missing = np.full(scores.shape, np.nan, np.float32)
+            facts = _facts(passed.split)
+            return Maps(logits, targets, scores, _array(maps), missing if bias is None else _array(bias), facts)
+
+    def predict(self, batch: Any) -> NDArray[np.float32]:
+        """A plain forward pass."""
+        logits: NDArray[np.float32] = _array(self.engine.predict(_tensor(batch)))
+        return logits
+
+    def facts(self, batch: Any) -> Facts:
+        """What the split says."""
+        return _facts(self.engine.prepare(_tensor(batch)))
+
+
+def _facts(split: Split) -> Facts:
+    shape = "×".join(map(str, split.shape))
+    return Facts(
+        DESCRIPTIONS[split.kind], f"{split.layout.name} {shape}", split.layout.grid, split.classes, split.activation
+    )
+
+
+def _tensor(batch: Any) -> Tensor:
+    return batch if isinstance(batch, Tensor) else torch.from_numpy(np.ascontiguousarray(batch))
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().float().cpu().numpy()

@@ -1,0 +1,230 @@
+"""A tape of the torch calls of one forward pass, and what can be read off it.
+
+Python-level calls are seen through ``torch.overrides.TorchFunctionMode``, which is local to the thread and leaves
+nothing on the model. A value is named by its tensor's identity and version, so that in-place operations make new
+values of the same tensor.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+Value = tuple[int, int]
+"""A tensor's value: (identity, version)."""
+
+_VALUE_FREE = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones",
+               "new_empty", "new_full", "new_tensor", "detach_", "size", "dim"}  # fmt: skip
+_FIRST_ONLY = {"expand_as", "view_as", "reshape_as", "type_as"}
+
+
+class Place(NamedTuple):
+    """Where a tensor is made in a forward pass: the ``output``-th tensor of the ``nth`` call of ``func``."""
+
+    func: Callable[..., Any]
+    nth: int
+    output: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One recorded call: ``func(*args, **kwargs)`` made ``outputs`` from ``inputs``.
+
+    ``tensors`` carry the outputs: first those in the call's result, then the arguments that it changed in place
+    without returning them, whose positions among the arguments' tensors ``changed`` lists.
+    """
+
+    func: Callable[..., Any]
+    nth: int
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    tensors: tuple[Tensor, ...]
+    changed: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The call's bare name, ``layer_norm`` say."""
+        return name_of(self.func)
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """The bare name of a torch function; of a property's getter, the property's."""
+    name = getattr(func, "__name__", "?")
+    owner = getattr(func, "__self__", None)
+    return str(getattr(owner, "__name__", name)) if name == "__get__" else str(name)
+
+
+def tensors_in(thing: object) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists and mappings (Hugging Face outputs included), in order."""
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, dict) or hasattr(thing, "to_tuple"):
+        for part in thing.values() if hasattr(thing, "values") else thing.to_tuple():
+            yield from tensors_in(part)
+    elif isinstance(thing, list | tuple):
+        for part in thing:
+            yield from tensors_in(part)
+
+
+def value_of(tensor: Tensor) -> Value:
+    """The name of a tensor's present value."""
+    return id(tensor), 0 if tensor.is_inference() else tensor._version
+
+
+def replaced(thing: Any, old_to_new: dict[int, Tensor]) -> Any:
+    """``thing`` with tensors swapped by identity, nested containers rebuilt."""
+    return tree_map_only(Tensor, lambda tensor: old_to_new.get(id(tensor), tensor), thing)
+
+
+class Tape(TorchFunctionMode):
+    """Records the calls that depend on given tensors; optionally swaps one of the values on its way.
+
+    Args:
+        sources: the tensors whose dependents are recorded (the network's input).
+        cut: the value to cut at: when the call at this place returns, the tape keeps its tensor as ``original``, and
+            what follows sees a copy, ``passed_on``. Recording starts there.
+    """
+
+    def __init__(self, sources: Sequence[Tensor], cut: Place | None = None) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+        self.alive: list[Tensor] = list(sources)  # keeps identities unique
+        self.dependent: set[Value] = {value_of(source) for source in sources} if cut is None else set()
+        self.cut = cut
+        self.original: Tensor | None = None
+        self.passed_on: Tensor | None = None
+        self._swaps: dict[int, Tensor] = {}
+        self._calls: Counter[Callable[..., Any]] = Counter()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the call, keep it if it depends on the sources, cut if its turn has come."""
+        kwargs = kwargs or {}
+        nth = self._calls[func]
+        self._calls[func] += 1
+        if self.cut is not None and self.passed_on is None and (func is not self.cut.func or nth != self.cut.nth):
+            return func(*args, **kwargs)
+        if self._swaps:
+            args, kwargs = replaced(args, self._swaps), replaced(kwargs, self._swaps)
+        given = list(tensors_in((args, kwargs)))
+        before = [value_of(tensor) for tensor in given]
+        result = func(*args, **kwargs)
+        made = [] if isinstance(result, torch.Size) else list(tensors_in(result))
+        changed = tuple(i for i, t in enumerate(given) if value_of(t) != before[i] and all(t is not m for m in made))
+        made += [given[i] for i in changed]
+        if self.cut is not None and self.passed_on is None:
+            return self._swap(result, made)
+        name = name_of(func)
+        read = before[:1] if name in _FIRST_ONLY else [] if name in _VALUE_FREE else before
+        inputs = tuple(value for value in read if value in self.dependent)
+        if inputs and made:
+            values = tuple(value_of(tensor) for tensor in made)
+            self.dependent.update(values)
+            self.alive += made
+            self.steps.append(Step(func, nth, args, kwargs, inputs, values, tuple(made), changed))
+        return result
+
+    def _swap(self, result: Any, made: list[Tensor]) -> Any:
+        if self.cut is None or self.cut.output >= len(made):
+            return result
+        self.original = made[self.cut.output]
+        self.passed_on = self.original.detach().clone()  # what changes it in place leaves the original alone
+        self._swaps = {id(self.original): self.passed_on}
+        self.dependent = {value_of(self.passed_on)}
+        self.alive += [self.original, self.passed_on]
+        return replaced(result, self._swaps)
+
+
+def replay(
+    steps: Sequence[Step],
+    given: Mapping[int, Tensor],
+    *,
+    dtype: torch.dtype | None = None,
+    instead: Callable[[Step, tuple[Any, ...], dict[str, Any]], Any] | None = None,
+) -> dict[int, Tensor]:
+    """Run recorded steps again on other tensors.
+
+    Args:
+        steps: the steps, in order.
+        given: new tensors by the identity of the recorded ones.
+        dtype: floating-point constants (weights) are cast to this, if given.
+        instead: may compute a step itself; returns NotImplemented where it does not.
+
+    Returns:
+        The tensors made, by the identity of the recorded ones they stand for.
+    """
+    now = dict(given)
+
+    def renew(tensor: Tensor) -> Tensor:
+        if id(tensor) in now:
+            return now[id(tensor)]
+        return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+    for step in steps:
+        args, kwargs = tree_map_only(Tensor, renew, step.args), tree_map_only(Tensor, renew, step.kwargs)
+        result = NotImplemented if instead is None else instead(step, args, kwargs)
+        if result is NotImplemented:
+            result = step.func(*args, **kwargs)
+        made = list(tensors_in(result))
+        if step.changed:
+            arguments = list(tensors_in((args, kwargs)))
+            made += [arguments[i] for i in step.changed]
+        now.update((id(old), new) for old, new in zip(step.tensors, made, strict=True))
+    return now
+
+
+def on_the_way(steps: Sequence[Step], end: Value) -> list[Step]:
+    """The steps that ``end`` depends on, in order."""
+    wanted = {end}
+    kept = []
+    for step in reversed(steps):
+        if any(value in wanted for value in step.outputs):
+            wanted.update(step.inputs)
+            kept.append(step)
+    return kept[::-1]
+
+
+def frontiers(steps: Sequence[Step], end: Value) -> Iterator[tuple[int, tuple[Value, ...]]]:
+    """After each step, the values made so far that later steps on the way to ``end`` still read.
+
+    Args:
+        steps: as ``on_the_way`` returns them.
+        end: the value that the steps lead to.
+
+    Yields:
+        (index of the step, values). Steps before which a source is still to be read directly are left out.
+    """
+    last_use: dict[Value, int] = {end: len(steps)}
+    for index, step in enumerate(steps):
+        last_use.update(dict.fromkeys(step.inputs, index))
+    made = {value for step in steps for value in step.outputs}
+    horizon = max((index for value, index in last_use.items() if value not in made), default=-1)
+    still_read: dict[Value, int] = {}
+    for index, step in enumerate(steps):
+        still_read.update((value, last_use[value]) for value in step.outputs if value in last_use)
+        still_read = {value: use for value, use in still_read.items() if use > index}
+        if index >= horizon:
+            yield index, tuple(still_read)
+
+
+def bottlenecks(steps: Sequence[Step], end: Value) -> list[tuple[int, int]]:
+    """The values through which every path from the sources to ``end`` leads, first to last.
+
+    Returns:
+        Pairs (index of the step that makes the value, index of its output).
+    """
+    found = []
+    for index, values in frontiers(steps, end):
+        if len(values) == 1 and values[0] in steps[index].outputs:
+            found.append((index, steps[index].outputs.index(values[0])))
+    return found

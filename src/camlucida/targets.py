@@ -1,0 +1,218 @@
+"""What is to be explained: the asked classes, a contrast of two, or any score on the logits; and probabilities."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camlucida.errors import TargetError
+
+Activation = Literal["softmax", "sigmoid", "none"]
+"""How logits become probabilities; "none": they do not."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Why ``this`` and not ``that``: the difference of two logits, explained by the difference of two maps.
+
+    Args:
+        this: a class, by id or name.
+        that: the class it is held against.
+    """
+
+    this: int | str
+    that: int | str
+
+
+Classes = int | str | Contrast | Sequence[int | str | Contrast] | NDArray[np.integer] | Callable[[Any], Any]
+"""A count (the top-k), "all", a name, names, ids, contrasts, an (N, T) array of ids, or a score on the logits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """The scores to explain for one batch: linear in the logits by ``weights``, or any function ``score`` of them.
+
+    Attributes:
+        ids: (B, T) class ids; -1 where a score is not one class's.
+        names: one tuple of T names for each picture.
+        weights: (B, T, K), the scores' coefficients on the logits; None for a general score, and for "all".
+        score: the general score: logits (B, K) -> (B,) or (B, T); None otherwise.
+        everything: all classes in their order, so that no selection is needed.
+    """
+
+    ids: NDArray[np.int64]
+    names: tuple[tuple[str, ...], ...]
+    weights: NDArray[np.float32] | None = None
+    score: Callable[[Any], Any] | None = None
+    everything: bool = False
+
+    def repeated(self, times: int) -> Targets:
+        """The targets of a batch in which every input stands ``times`` times in a row."""
+        if self.weights is None:
+            return self
+        return replace(self, ids=self.ids.repeat(times, 0), names=tuple(n for n in self.names for _ in range(times)),
+                       weights=self.weights.repeat(times, 0))  # fmt: skip
+
+    def of(self, logits: Any) -> Any:
+        """The scores (B, T) of logits (B, K), a NumPy array or a torch tensor; differentiable."""
+        if self.everything:
+            return logits
+        if self.weights is None:
+            assert self.score is not None
+            scores = self.score(logits)
+            return scores[:, None] if scores.ndim == 1 else scores
+        if isinstance(logits, np.ndarray):
+            return np.einsum("btk,bk->bt", self.weights, logits)
+        import torch
+
+        if (self.ids >= 0).all() and logits.shape[1] > 1:
+            return logits.gather(1, torch.from_numpy(self.ids).to(logits.device))
+        return torch.einsum("btk,bk->bt", torch.from_numpy(self.weights).to(logits), logits)
+
+
+def choose(classes: Classes, logits: Any, labels: Sequence[str] | None) -> Targets:
+    """Resolve what was asked for against one batch's logits.
+
+    A single logit is two classes: 0 (its negative) and 1.
+
+    Args:
+        classes: see ``Classes``. A list of ids or names holds for every picture; an (N, T) array gives each its own.
+        logits: (B, K), a NumPy array or a torch tensor; a score gets them as they are.
+        labels: names of the K classes (for a single logit, of both classes or of the positive one), if known.
+
+    Raises:
+        TargetError: a class does not exist, a name is unknown or ambiguous, a shape does not fit.
+
+    Example:
+        >>> choose(2, np.array([[0.1, 3.0, 2.0]]), ["ant", "bee", "cat"]).names
+        (('bee', 'cat'),)
+    """
+    batch, width = logits.shape
+    count = max(width, 2)
+    if callable(classes):
+        scores = np.asarray(_numpy(classes(logits)))
+        if scores.shape[:1] != (batch,) or scores.ndim not in (1, 2):
+            raise TargetError(
+                f"the score gave shape {scores.shape} for logits {tuple(logits.shape)}; "
+                f"expected ({batch},) or ({batch}, T)"
+            )
+        columns = 1 if scores.ndim == 1 else scores.shape[1]
+        name = getattr(classes, "__name__", "score")
+        names = tuple(f"{name} {t}" for t in range(columns)) if columns > 1 else (name,)
+        return Targets(np.full((batch, columns), -1, np.int64), (names,) * batch, score=classes)
+    logits = _numpy(logits)
+    if isinstance(classes, str) and classes == "all" and width > 1:
+        ids = np.tile(np.arange(count), (batch, 1))
+        return Targets(ids, (tuple(label(int(i), labels, width) for i in range(count)),) * batch, everything=True)
+    if isinstance(classes, bool) or not isinstance(classes, Iterable | int | np.integer | Contrast):
+        raise TargetError(f"classes: expected a count, ids, names, a contrast, 'all' or a score, got {classes}")
+    if isinstance(classes, int | np.integer):
+        if not 1 <= classes <= count:
+            raise TargetError(f"classes={classes} asks for the top {classes}, but the model has {count} classes; "
+                              f"for one class give its id in a list: [{classes}]")  # fmt: skip
+        both = logits if width > 1 else np.concatenate((-logits, logits), 1)
+        return _by_ids(np.argsort(-both, 1, kind="stable")[:, :classes].astype(np.int64), width, labels)
+    if isinstance(classes, np.ndarray) and classes.ndim == 2:
+        if classes.shape[0] != batch or classes.dtype.kind not in "iu":
+            raise TargetError(f"classes: expected integers of shape ({batch}, T), got {classes.dtype} {classes.shape}")
+        return _by_ids(classes.astype(np.int64), width, labels)
+    if isinstance(classes, str):
+        asked: list[Any] = [*range(count)] if classes == "all" else [classes]
+    else:
+        asked = [classes] if isinstance(classes, Contrast) else list(classes)
+    if not asked:
+        raise TargetError("classes: the list is empty; give at least one class")
+    rows = [_row(one, width, labels) for one in asked]
+    ids = np.tile(np.array([row[0] for row in rows], np.int64), (batch, 1))
+    weights = np.tile(np.stack([row[1] for row in rows]), (batch, 1, 1))
+    return Targets(ids, (tuple(row[2] for row in rows),) * batch, weights)
+
+
+def label(class_id: int, labels: Sequence[str] | None, width: int) -> str:
+    """The name of a class, or its number where there are no names."""
+    if width == 1 and labels is not None and len(labels) == 1:
+        return (f"not {labels[0]}", labels[0])[class_id]
+    if labels is not None and class_id < len(labels):
+        return labels[class_id]
+    return ("negative", "positive")[class_id] if width == 1 else f"class {class_id}"
+
+
+def probabilities(logits: NDArray[np.floating[Any]], activation: Activation) -> NDArray[np.float32]:
+    """Probabilities of every class: (N, K) for (N, K) logits, and (N, 2) for a single logit.
+
+    Example:
+        >>> probabilities(np.array([[0.0]]), "sigmoid")
+        array([[0.5, 0.5]], dtype=float32)
+    """
+    wide = logits.astype(np.float64)
+    if activation == "none":
+        return np.full((len(wide), max(2, wide.shape[1])), np.nan, np.float32)
+    if wide.shape[1] == 1:
+        wide = np.concatenate((-wide, wide), 1)
+    if activation == "sigmoid" or logits.shape[1] == 1:
+        return (0.5 * (1 + np.tanh(0.5 * wide))).astype(np.float32)
+    shifted = np.exp(wide - wide.max(1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(1, keepdims=True), np.float32)
+
+
+def _by_ids(ids: NDArray[np.int64], width: int, labels: Sequence[str] | None) -> Targets:
+    for class_id in np.unique(ids):
+        _check_id(int(class_id), width)
+    names = tuple(tuple(label(int(i), labels, width) for i in row) for row in ids)
+    weights = np.zeros((*ids.shape, width), np.float32)
+    if width == 1:
+        weights[..., 0] = np.where(ids == 1, 1, -1)
+    else:
+        np.put_along_axis(weights, ids[..., None], 1, 2)
+    return Targets(ids, names, weights)
+
+
+def _row(one: Any, width: int, labels: Sequence[str] | None) -> tuple[int, NDArray[np.float32], str]:
+    """Id (or -1), coefficients on the logits, and name of one asked score."""
+    if isinstance(one, Contrast):
+        _, this, this_name = _row(one.this, width, labels)
+        _, that, that_name = _row(one.that, width, labels)
+        return -1, this - that, f"{this_name} - {that_name}"
+    class_id = find_class(one, width, labels) if isinstance(one, str) else one
+    if isinstance(class_id, bool) or not isinstance(class_id, int | np.integer):
+        raise TargetError(f"classes: expected ids (whole numbers), names or contrasts, got {one!r}")
+    _check_id(int(class_id), width)
+    weights = np.zeros(width, np.float32)
+    weights[int(class_id) if width > 1 else 0] = 1 if width > 1 or class_id == 1 else -1
+    return int(class_id), weights, label(int(class_id), labels, width)
+
+
+def find_class(name: str, width: int, labels: Sequence[str] | None) -> int:
+    """The id of a class given by name: exactly, else ignoring case, else as one of a label's comma-separated synonyms.
+
+    Raises:
+        TargetError: no such name, or more than one.
+    """
+    known = [label(i, labels, width) for i in range(max(width, 2))]
+    for same in (
+        lambda known_name: known_name == name,
+        lambda known_name: known_name.casefold() == name.casefold(),
+        lambda known_name: name.casefold() in (part.strip().casefold() for part in known_name.split(",")),
+    ):
+        found = [i for i, known_name in enumerate(known) if same(known_name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise TargetError(f"class {name!r} is ambiguous: ids {found[:5]} carry that name; give the id")
+    near = difflib.get_close_matches(name, known, 3, 0.4)
+    hint = f"did you mean {', '.join(map(repr, near))}?" if near else f"the first are {', '.join(known[:5])}"
+    raise TargetError(f"the model has no class {name!r} among its {len(known)}; {hint}")
+
+
+def _check_id(class_id: int, width: int) -> None:
+    if not 0 <= class_id < max(width, 2):
+        raise TargetError(f"class {class_id} does not exist; the model has classes 0 to {max(width, 2) - 1}")
+
+
+def _numpy(values: Any) -> Any:
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else values
