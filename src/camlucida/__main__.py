@@ -1,0 +1,5 @@
+"""``python -m camlucida``: the command line."""
+
+from camlucida.cli import main
+
+main()
