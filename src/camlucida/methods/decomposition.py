@@ -1,0 +1,316 @@
+"""Maps from the features alone, by factorizing them: Eigen-CAM, KPCA-CAM, FEM and Deep Feature Factorization.
+
+None needs a gradient; the first three do not look at the classes at all. Each picture is factorized by itself, in
+float64. Below, A is a picture's features as a matrix, cells × channels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from camlucida.errors import MethodError
+from camlucida.methods.registry import Maps, method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from camlucida.pytorch.engine import Pass
+    from camlucida.targets import Targets
+
+Kernel = Literal["sigmoid", "rbf", "poly", "cosine", "linear"]
+"""k(x, y): tanh(γ x·y + 1), exp(-γ |x - y|²), (γ x·y + 1)³, x·y / |x||y|, x·y."""
+
+_TINY = 1e-300
+
+
+class Concepts(NamedTuple):
+    """A picture's features as a sum of few non-negative parts: A⁺ ≈ Σ_r maps_r ⊗ directions_r.
+
+    ``maps`` (B, r, *grid) say where each concept is, in the features' unit; ``directions`` (B, r, C), of length 1, what
+    it is. The strongest concept comes first.
+    """
+
+    maps: Tensor
+    directions: Tensor
+
+
+@method(
+    "eigencam",
+    summary="M = A v₁, with v₁ the first right singular vector of the features A; the same for every class",
+    paper="Muhammad & Yeasin, Eigen-CAM: Class Activation Map using Principal Components, IJCNN 2020, section III",
+    unit="activation",
+)
+def eigencam(passed: Pass, targets: Targets) -> Maps:
+    """The features projected on their first principal direction.
+
+    A = U Σ Vᵀ, not centred (as in the paper); M = A v₁. A singular vector's sign is arbitrary: here it is such that the
+    map goes with the mean activation, Σ_cells M · mean_k A_k ≥ 0, so that features without negative values have maps
+    without. It says nothing of classes: every target gets the same map.
+
+    Cost: no further pass; an eigendecomposition of the smaller of cells × cells and C × C for each picture.
+
+    Args:
+        passed: the forward pass.
+        targets: how many maps; their scores are not used.
+
+    Returns:
+        maps (B, T, *grid), no bias.
+    """
+    import torch
+
+    features = _matrices(passed)
+    if features.shape[1] <= features.shape[2]:
+        values, vectors = torch.linalg.eigh(features @ features.mT)
+        maps = vectors[..., -1] * values[:, -1:].clamp_min(0).sqrt()
+    else:
+        vectors = torch.linalg.eigh(features.mT @ features)[1]
+        maps = (features @ vectors[..., -1:])[..., 0]
+    return _for_every_target(_signed(maps, features), passed, targets)
+
+
+@method(
+    "kpcacam",
+    summary="the features' first kernel principal component; the same for every class",
+    paper="Karmani, Sivakaran, Prasad, Ali, Yang & Tang, KPCA-CAM: Visual Explainability of Deep Computer Vision "
+    "Models using Kernel PCA, MMSP 2024",
+    unit="kernel component",
+)
+def kpcacam(passed: Pass, targets: Targets, *, kernel: Kernel = "sigmoid", gamma: float | None = None) -> Maps:
+    """Eigen-CAM with a kernel in place of the inner product.
+
+    With x_i the features of cell i less their mean over the cells, K_ij = k(x_i, x_j), centred in feature space:
+    K ← (I - 1/n) K (I - 1/n). With λ, α its largest eigenvalue and the eigenvector of length 1, M = √λ α. Its sign is
+    such that the map goes with the mean activation. Every target gets the same map.
+
+    Cost: no further pass; an eigendecomposition of cells × cells for each picture.
+
+    Args:
+        passed: the forward pass.
+        targets: how many maps; their scores are not used.
+        kernel: see ``Kernel``; the authors' code has the sigmoid.
+        gamma: the kernel's scale γ; None: one over the number of channels.
+
+    Returns:
+        maps (B, T, *grid), no bias.
+
+    Raises:
+        MethodError: no such kernel.
+    """
+    import torch
+
+    features = _matrices(passed)
+    centred = features - features.mean(1, keepdim=True)
+    gram = _gram(centred, kernel, 1 / features.shape[2] if gamma is None else gamma)
+    rounding = 1e-13 * gram.abs().amax((1, 2))[:, None] * gram.shape[1]
+    gram = gram - gram.mean(1, keepdim=True)
+    gram = gram - gram.mean(2, keepdim=True)
+    values, vectors = torch.linalg.eigh((gram + gram.mT) / 2)
+    top = values[:, -1:]
+    maps = vectors[..., -1] * torch.where(top > rounding, top, 0).sqrt()
+    return _for_every_target(_signed(maps, features), passed, targets)
+
+
+@method(
+    "fem",
+    summary="M = Σ_k μ_k [A_k ≥ μ_k + 2 σ_k], μ and σ over the cells; the same for every class",
+    paper="Fuad, Martin, Giot, Bourqui, Benois-Pineau & Zemmari, Features Understanding in 3D CNNs for Actions "
+    "Recognition in Video, IPTA 2020 (the Feature Explanation Method)",
+    unit="activation",
+)
+def fem(passed: Pass, targets: Targets, *, sigmas: float = 2.0) -> Maps:
+    """Where channels are unusually strong, weighted by how strong they are on the whole.
+
+    Each channel becomes 1 where it reaches its mean plus ``sigmas`` standard deviations (of the population of cells),
+    else 0; the map is the sum over channels, weighted by their means. Every target gets the same map.
+
+    Cost: no further pass.
+
+    Args:
+        passed: the forward pass.
+        targets: how many maps; their scores are not used.
+        sigmas: K of the paper's K-sigma rule.
+
+    Returns:
+        maps (B, T, *grid), no bias.
+    """
+    features = _matrices(passed)
+    means = features.mean(1, keepdim=True)
+    spread = (features - means).square().mean(1, keepdim=True).sqrt()
+    maps = (means * (features >= means + sigmas * spread)).sum(2)
+    return _for_every_target(maps, passed, targets)
+
+
+@method(
+    "dff",
+    summary="M_t = Σ_r e_tr H_r / ΣH_r, with A⁺ ≈ H W ≥ 0 and e_tr what concept r alone adds to the score",
+    paper="Collins, Achanta & Süsstrunk, Deep Feature Factorization for Concept Discovery, ECCV 2018, section 3",
+)
+def dff(passed: Pass, targets: Targets, *, rank: int = 5) -> Maps:
+    """Each concept of the picture, as far as it speaks for the target.
+
+    The features' positive part is factorized, A⁺ ≈ H W (see ``concepts``). e_tr is the score of the features that
+    concept r alone makes, less that of no features (see ``evidence``); it is shared among the concept's cells as H_r
+    is: M_t = Σ_r e_tr H_r / Σ_cells H_r. Behind an affine head this is the class activation map of H W, so that it
+    tells how much of that map few concepts carry.
+
+    Cost: no further pass; ``rank`` + 1 passes through the head and the factorization.
+
+    Args:
+        passed: the forward pass.
+        targets: the scores to explain.
+        rank: the number of concepts at most.
+
+    Returns:
+        maps (B, T, *grid), no bias.
+
+    Raises:
+        MethodError: the rank is below 1.
+    """
+    import torch
+
+    found = concepts(passed, rank=rank)
+    cells = found.maps.flatten(2)
+    shares = cells / cells.sum(2, keepdim=True).clamp_min(torch.finfo(cells.dtype).tiny)
+    maps = torch.bmm(evidence(passed, targets, found), shares)
+    return Maps(maps.reshape(*maps.shape[:2], *found.maps.shape[2:]), None)
+
+
+def concepts(passed: Pass, *, rank: int = 5, iterations: int = 200) -> Concepts:
+    """Deep Feature Factorization: non-negative matrix factorization of a pass's features, each picture by itself.
+
+    Minimizes |A⁺ - H W|² over H ≥ 0 (cells × r) and W ≥ 0 (r × C): from the singular vectors (NNDSVD: Boutsidis &
+    Gallopoulos, Pattern Recognition 2008), then by hierarchical alternating least squares (Cichocki & Phan, IEICE
+    2009), which never increases it. The same input gives the same concepts. Collins et al. factorize a set of pictures
+    together; here each picture has concepts of its own.
+
+    Args:
+        passed: the forward pass.
+        rank: the number of concepts, at most the number of cells and of channels.
+        iterations: sweeps over all concepts.
+
+    Returns:
+        maps (B, r, *grid) and directions (B, r, C), strongest first.
+
+    Raises:
+        MethodError: the rank is below 1.
+    """
+    import torch
+
+    if rank < 1:
+        raise MethodError(f"dff: rank must be at least 1, got {rank}")
+    features = _matrices(passed).clamp_min(0)
+    where, what = factorize(features, min(rank, *features.shape[1:]), iterations)
+    lengths = what.norm(dim=2)
+    where, what = where * lengths[:, None], what / lengths.clamp_min(_TINY)[..., None]
+    order = where.square().sum(1).argsort(dim=1, descending=True, stable=True)
+    where = torch.take_along_dim(where, order[:, None], 2).mT.to(passed.features)
+    what = torch.take_along_dim(what, order[..., None], 1).to(passed.features)
+    return Concepts(where.reshape(*where.shape[:2], *passed.features.shape[2:]), what)
+
+
+def evidence(passed: Pass, targets: Targets, found: Concepts) -> Tensor:
+    """What each concept alone adds to the scores: S(head(maps_r ⊗ directions_r)) - S(head(0)), (B, T, r).
+
+    Tokens before the grid stay as they were. Behind a pooling, normalization statistics are held at this pass's.
+    """
+    import torch
+
+    parts = found.maps.flatten(2)[:, :, None] * found.directions[..., None]  # (B, r, C, cells)
+    with torch.no_grad():
+        if passed.split.pooling is not None and passed.split.kind != "nonlinear":
+            pooled, head = passed.pooled_head()
+            nothing = targets.of(head(torch.zeros_like(pooled)))
+            sums = parts.sum(3) / passed.split.pooling.divisor
+            scores = [targets.of(head(part)) for part in sums.unbind(1)]
+        else:
+            nothing = targets.of(passed.head(torch.zeros_like(passed.features)))
+            scores = [targets.of(passed.head(part.reshape(passed.features.shape))) for part in parts.unbind(1)]
+        told: Tensor = torch.stack(scores, 2) - nothing[..., None]
+    return told
+
+
+def factorize(matrices: Tensor, rank: int, iterations: int) -> tuple[Tensor, Tensor]:
+    """Non-negative factors (B, m, rank) and (B, rank, n) of non-negative matrices (B, m, n), deterministically.
+
+    Example:
+        >>> import torch
+        >>> where, what = factorize(torch.tensor([[[1.0, 2.0], [2.0, 4.0], [0.0, 0.0]]], dtype=torch.float64), 1, 5)
+        >>> (where @ what)[0].tolist()
+        [[1.0, 2.0], [2.0, 4.0], [0.0, 0.0]]
+    """
+    where, what = _first_guess(matrices, rank)
+    for _ in range(iterations):
+        where = _sweep(where, matrices @ what.mT, what @ what.mT)
+        what = _sweep(what.mT, matrices.mT @ where, where.mT @ where).mT
+    return where, what
+
+
+def _sweep(factor: Tensor, products: Tensor, gram: Tensor) -> Tensor:
+    """The best non-negative value of each column of a factor in turn, the others held."""
+    import torch
+
+    columns = list(factor.unbind(2))
+    for r in range(len(columns)):
+        missing = products[..., r] - (torch.stack(columns, 2) @ gram[..., r, None])[..., 0]
+        columns[r] = (columns[r] + missing / gram[:, r, r, None].clamp_min(_TINY)).clamp_min(0)
+    return torch.stack(columns, 2)
+
+
+def _first_guess(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """NNDSVD: of each pair of singular vectors, the pair of their positive or negative parts that weighs more."""
+    import torch
+
+    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    where, what = [], []
+    for r in range(rank):
+        u, v = left[..., r], right[:, r]
+        plus = u.clamp_min(0).norm(dim=1) * v.clamp_min(0).norm(dim=1)
+        minus = (-u).clamp_min(0).norm(dim=1) * (-v).clamp_min(0).norm(dim=1)
+        sign = torch.where(plus >= minus, 1.0, -1.0)[:, None]
+        u, v = (sign * u).clamp_min(0), (sign * v).clamp_min(0)
+        scale = (values[:, r] * torch.maximum(plus, minus)).sqrt()[:, None]
+        where.append(scale * u / u.norm(dim=1, keepdim=True).clamp_min(_TINY))
+        what.append(scale * v / v.norm(dim=1, keepdim=True).clamp_min(_TINY))
+    return torch.stack(where, 2), torch.stack(what, 1)
+
+
+def _gram(x: Tensor, kernel: str, gamma: float) -> Tensor:
+    """k(x_i, x_j) for all cells, (B, cells, cells)."""
+    products = x @ x.mT
+    squares = products.diagonal(dim1=1, dim2=2)
+    if kernel == "linear":
+        return products
+    if kernel == "sigmoid":
+        return (gamma * products + 1).tanh()
+    if kernel == "poly":
+        return (gamma * products + 1) ** 3
+    if kernel == "cosine":
+        lengths = squares.sqrt().clamp_min(_TINY)
+        return products / (lengths[:, :, None] * lengths[:, None])
+    if kernel == "rbf":
+        distances = (squares[:, :, None] + squares[:, None] - 2 * products).clamp_min(0)
+        return (-gamma * distances).exp()
+    raise MethodError(f"kpcacam: no kernel {kernel!r}; expected sigmoid, rbf, poly, cosine or linear")
+
+
+def _matrices(passed: Pass) -> Tensor:
+    """The features (B, cells, C) in float64, on the CPU where the device has no float64."""
+    features = passed.features.cpu() if passed.features.device.type == "mps" else passed.features
+    return features.double().flatten(2).mT
+
+
+def _signed(maps: Tensor, features: Tensor) -> Tensor:
+    """Maps (B, cells) signed to go with the mean activation; if neither sign does, the strongest cell is positive."""
+    import torch
+
+    along = (maps * features.mean(2)).sum(1, keepdim=True)
+    scale = maps.norm(dim=1, keepdim=True) * features.mean(2).norm(dim=1, keepdim=True)
+    strongest = torch.take_along_dim(maps, maps.abs().argmax(1, keepdim=True), 1)
+    return torch.where(torch.where(along.abs() > 1e-12 * scale, along, strongest) < 0, -maps, maps)
+
+
+def _for_every_target(maps: Tensor, passed: Pass, targets: Targets) -> Maps:
+    """Maps (B, cells) of the pictures, as those of each of T targets."""
+    grid = passed.features.shape[2:]
+    one = maps.to(passed.features).reshape(len(maps), 1, *grid)
+    return Maps(one.expand(-1, targets.ids.shape[1], *grid), None)

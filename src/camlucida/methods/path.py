@@ -1,0 +1,119 @@
+"""Maps from gradients at the features of several inputs: noisy ones, or those on a path from a baseline.
+
+Notation as in ``gradient``: A the last features of the input itself, g = ∂S/∂A. The backward passes go through the head
+alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from camlucida.methods._noise import at_least, noisy
+from camlucida.methods.gradient import divided
+from camlucida.methods.registry import Maps, method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from camlucida.pytorch.engine import Pass
+    from camlucida.targets import Targets
+
+
+@method(
+    "smoothgradcam++",
+    summary="Grad-CAM++ with g, g² and g³ averaged over noisy inputs",
+    paper="Omeiza et al., Smooth Grad-CAM++: An Enhanced Inference Level Visualization Technique for Deep "
+    "Convolutional Neural Network Models, IntelliSys 2019",
+    unit="logits per cell, reweighted",
+)
+def smoothgradcam_plus_plus(
+    passed: Pass, targets: Targets, *, samples: int = 16, noise: float = 0.15, seed: int = 0
+) -> Maps:
+    """Smooth Grad-CAM++: weights Σ α relu(D1), α = D2 / (2 D2 + Σ A · D3), Dn the mean of gⁿ over the noise.
+
+    The features A, also those weighted, are the clean input's. Derivatives are of exp(S) with its factor exp(S) left
+    out in every sample, as in ``gradcam++``, so that samples count alike. α = 0 where its denominator is.
+
+    Cost: 1 + ``samples`` forward passes, each with T backward passes through the head; memory for three means of the
+    gradients, (B, T, C, *grid).
+
+    Args:
+        passed: the forward pass.
+        targets: the scores to explain.
+        samples: noisy inputs.
+        noise: standard deviation of the noise, as a share of each picture's range.
+        seed: of the noise, the same for every picture.
+
+    Returns:
+        maps (B, T, *grid); no bias.
+
+    Raises:
+        MethodError: no samples, or negative noise.
+    """
+    import torch
+
+    total = passed.features.flatten(2).sum(2)[:, None, :, None]
+    scale: Tensor | None = None
+    first = second = third = torch.zeros((), dtype=total.dtype, device=total.device)
+    for inputs in noisy(passed.inputs, samples, noise, seed):
+        gradient = passed.again(inputs).gradients(targets.of)[0].flatten(3)
+        if scale is None:  # each map's own, so that cubes of small numbers do not vanish
+            scale = gradient.abs().amax((2, 3), keepdim=True)
+            scale = scale.masked_fill(scale == 0, 1)
+        gradient = gradient / scale
+        first = first + gradient / samples
+        second = second + gradient**2 / samples
+        third = third + gradient**3 / samples
+    assert scale is not None
+    alpha = divided(second, 2 * second + scale * total * third)
+    weights = (scale * alpha * first.relu()).sum(3)
+    return Maps(_weighted(weights, passed.features), None)
+
+
+@method(
+    "integrated-gradcam",
+    summary="M = mean over t of relu(Σ_k mean(g_k(x_t)) (A_k(x_t) - A_k(x_0))), x_t on the line from x_0 to x",
+    paper="Sattarzadeh et al., Integrated Grad-CAM: Sensitivity-Aware Visual Explanation of Deep Convolutional "
+    "Networks via Integrated Gradient-Based Scoring, ICASSP 2021",
+    unit="logits per cell, positive ones along the path",
+)
+def integrated_gradcam(passed: Pass, targets: Targets, *, steps: int = 50, baseline: float = 0.0) -> Maps:
+    """Integrated Grad-CAM: Grad-CAM's terms along a straight path of inputs, by a Riemann sum up to the input.
+
+    x_t = x_0 + t / steps (x - x_0) for t = 1 … steps; each step's map is rectified before it is added, as the authors
+    do. The baseline is in preprocessed units: 0 is the data set's mean colour where the preprocessing subtracts it
+    (the paper's is black).
+
+    Cost: 1 + ``steps`` forward passes, all but one with T backward passes through the head.
+
+    Args:
+        passed: the forward pass.
+        targets: the scores to explain.
+        steps: of the Riemann sum.
+        baseline: x_0, one value for all of its pixels.
+
+    Returns:
+        maps (B, T, *grid), nowhere negative; no bias.
+
+    Raises:
+        MethodError: no steps.
+    """
+    import torch
+
+    at_least("steps", steps)
+    start = torch.full_like(passed.inputs, baseline)
+    nothing = passed.again(start).features
+    maps = torch.zeros((), dtype=nothing.dtype, device=nothing.device)
+    for step in range(1, steps + 1):
+        way = step / steps
+        at = passed if step == steps else passed.again(start + way * (passed.inputs - start))
+        weights = torch.stack([gradient.flatten(2).mean(2) for gradient, _ in at.each_gradient(targets.of)], 1)
+        maps = maps + _weighted(weights, at.features - nothing).relu() / steps
+    return Maps(maps, None)
+
+
+def _weighted(weights: Tensor, features: Tensor) -> Tensor:
+    """Σ_k w_k A_k: weights (B, T, C), features (B, C, *grid) to (B, T, *grid)."""
+    import torch
+
+    return torch.bmm(weights, features.flatten(2)).reshape(*weights.shape[:2], *features.shape[2:])
