@@ -160,7 +160,7 @@ def test_factorization_never_gets_worse(shape: tuple[int, int, int]) -> None:
 def test_factorization_is_a_stationary_point() -> None:
     """Karush-Kuhn-Tucker: the slope is zero where a factor is positive, and not negative where it is zero."""
     matrices = torch.rand(1, 9, 14, dtype=torch.float64)
-    where, what = factorize(matrices, 3, 3000)
+    where, what = factorize(matrices, 3, 2000)
     for slope, factor in (((where @ what - matrices) @ what.mT, where), (where.mT @ (where @ what - matrices), what)):
         assert float((slope * factor).abs().max()) < 1e-6
         assert float(slope.min()) > -1e-6

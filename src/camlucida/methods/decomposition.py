@@ -296,7 +296,7 @@ def _gram(x: Tensor, kernel: str, gamma: float) -> Tensor:
 def _matrices(passed: Pass) -> Tensor:
     """The features (B, cells, C) in float64, on the CPU where the device has no float64."""
     features = passed.features.cpu() if passed.features.device.type == "mps" else passed.features
-    return features.double().flatten(2).mT
+    return features.double().flatten(2).mT.contiguous()
 
 
 def _signed(maps: Tensor, features: Tensor) -> Tensor:
