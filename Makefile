@@ -2,7 +2,7 @@
 #   make demo       explain the sample picture with the bundled model (no PyTorch)
 #   make test       every check: lint, format, types, tests and doctests with coverage
 #   make zoo        measure every timm model family and more (installs about 6 GB); make zoo-short: a few of them
-#   make bench      measure speed
+#   make bench      measure start-up, the cost of maps, and a folder of 10,000 pictures
 #   make clean      remove the environments and what the commands above left
 #
 # Choose an interpreter with PYTHON=...; by default the first Python >= 3.11 found. Add VERBOSE=1 to hear pip.
@@ -33,7 +33,9 @@ zoo-short: .venv-zoo/installed
 	.venv-zoo/bin/python benchmarks/zoo.py --short
 
 bench: .venv/installed
+	.venv/bin/python benchmarks/start.py
 	.venv/bin/python benchmarks/speed.py
+	.venv/bin/python benchmarks/folder.py
 
 clean:
 	rm -rf .venv .venv-demo .venv-zoo camlucida-out build dist .coverage .mypy_cache .pytest_cache .ruff_cache
