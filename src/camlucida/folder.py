@@ -62,7 +62,7 @@ def _prepared(
         picture = read(path)
         return picture, preprocess(picture.pixels)
 
-    size = 1  # bytes of the picture before: the next will be about as large
+    size = HELD  # bytes of the picture before: the next will be about as large; the first may be of any size
 
     def most() -> int:
         return min(batch + 1, 1 + HELD // size)

@@ -8,6 +8,7 @@ import platform
 import re
 import secrets
 import sys
+import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -63,13 +64,14 @@ class Saver:
         self.count = 0
         self._threshold, self._colormap, self._signed = threshold, colormap, signed
         self._names: dict[int, int] = {}
-        self._categories: dict[tuple[int, str], int] = {}
+        self._categories: dict[int | str, dict[str, Any]] = {}  # by id, or by name for what is no class of the model
         self._annotations = 0
         self._origin: dict[str, Any] = {}
         made_folder(folder)
         with _told(folder):
-            self._images_file = _scratch(folder)
-            self._annotations_file = _scratch(folder)
+            # These have no names: nothing is left of them, however the process ends.
+            self._images_file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+            self._annotations_file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
 
     def __enter__(self) -> Saver:
         return self
@@ -81,10 +83,9 @@ class Saver:
             if kind is None and self.count:
                 self._finish()
         finally:
-            for scratch in (self._images_file, self._annotations_file):
-                Path(scratch.name).unlink(missing_ok=True)
+            for lines in (self._images_file, self._annotations_file):
                 with contextlib.suppress(OSError):  # what is still buffered is no longer wanted
-                    scratch.close()
+                    lines.close()
 
     def records(self, explanations: Iterable[Explanation]) -> Generator[Record]:
         """Draw and write every picture, in other threads; its record comes when its files are there.
@@ -146,27 +147,29 @@ class Saver:
             self._images_file.write(json.dumps(image).encode() + b"\n")
             for one in record["classes"]:
                 # COCO counts from 1; what is no class of the model (a contrast) gets a number far from them.
-                new = one["id"] + 1 if one["id"] >= 0 else 1_000_001 + len(self._categories)
-                category = self._categories.setdefault((one["id"], one["name"]), new)
+                known = one["id"] >= 0
+                number = one["id"] + 1 if known else 1_000_001 + len(self._categories)
+                category = self._categories.setdefault(
+                    one["id"] if known else one["name"], {"id": number, "name": one["name"]}
+                )
                 if one["box"] is None:
                     continue
                 self._annotations += 1
                 x0, y0, x1, y1 = one["box"]
                 annotation = {
-                    "id": self._annotations, "image_id": image_id, "category_id": category, "iscrowd": 0,
+                    "id": self._annotations, "image_id": image_id, "category_id": category["id"], "iscrowd": 0,
                     "bbox": [x0, y0, x1 - x0, y1 - y0], "area": one["area"],
                     "score": one["score"] if one["probability"] is None else one["probability"],
                 }  # fmt: skip
                 self._annotations_file.write(json.dumps(annotation).encode() + b"\n")
 
     def _finish(self) -> None:
-        categories = [{"id": number, "name": name} for (_, name), number in self._categories.items()]
         with whole(self.folder / "boxes.coco.json") as out:
             out.write(b'{"info": {"description": "boxes from class activation maps by camlucida"},\n"images": [\n')
             out.writelines(_joined(self._images_file))
             out.write(b'],\n"annotations": [\n')
             out.writelines(_joined(self._annotations_file))
-            out.write(b'],\n"categories": ' + json.dumps(categories).encode() + b"}\n")
+            out.write(b'],\n"categories": ' + json.dumps(list(self._categories.values())).encode() + b"}\n")
         manifest = {"pictures": self.count, **self._origin, "threshold": self._threshold, "versions": versions()}
         write_whole(self.folder / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
 
@@ -185,10 +188,11 @@ def made_folder(folder: Path) -> None:
     Raises:
         OutputError: it is a file, or cannot be made.
     """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{shown(folder)}: a file, not a folder; choose another for the results")
     with _told(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise OutputError(f"{shown(folder)}: a file, not a folder; choose another for the results") from None
 
 
 def png(pixels: draw.Picture) -> bytes:
