@@ -25,12 +25,19 @@ _WHERE = {
     "Picture": "images",
     "open_model": "models",
     "with_maps": "pytorch.module",
+    "smoothed": "methods.around",
+    "probability": "scores",
+    "log_odds": "scores",
+    "Similarity": "pytorch.readouts",
+    "MaskScore": "pytorch.readouts",
+    "BoxScore": "pytorch.readouts",
     "sample": "assets",
     "CamlucidaError": "errors",
 }
 
-__all__ = ["CamlucidaError", "Contrast", "Explainer", "Explanation", "Picture", "Preprocess", "View", "__version__",
-           "explain", "open_model", "sample", "with_maps"]  # fmt: skip
+__all__ = ["BoxScore", "CamlucidaError", "Contrast", "Explainer", "Explanation", "MaskScore", "Picture", "Preprocess",
+           "Similarity", "View", "__version__", "explain", "log_odds", "open_model", "probability", "sample",
+           "smoothed", "with_maps"]  # fmt: skip
 
 if TYPE_CHECKING:
     from camlucida.assets import sample
@@ -38,9 +45,12 @@ if TYPE_CHECKING:
     from camlucida.explainer import Explainer, explain
     from camlucida.explanation import Explanation
     from camlucida.images import Picture
+    from camlucida.methods.around import smoothed
     from camlucida.models import open_model
     from camlucida.preprocess import Preprocess, View
     from camlucida.pytorch.module import with_maps
+    from camlucida.pytorch.readouts import BoxScore, MaskScore, Similarity
+    from camlucida.scores import log_odds, probability
     from camlucida.targets import Contrast
 
 

@@ -43,6 +43,11 @@ class Colormap(StrEnum):
 
 ModelOption = Annotated[Optional[str], typer.Option("-m", "--model", help="Which model; see: camlucida models.")]  # noqa: UP045
 
+LayerOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(help="A layer by name, last, stages, or a stage from the last: -2. Several are fused."),
+]
+
 
 @app.command("map")
 def map_(
@@ -58,7 +63,7 @@ def map_(
     versus: Annotated[
         Optional[str], typer.Option(help="With one --class: explain it against this one.")  # noqa: UP045
     ] = None,
-    layer: Annotated[Optional[str], typer.Option(help="The features' layer by name.")] = None,  # noqa: UP045
+    layer: LayerOption = None,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Of the box, a share of the map's maximum.")] = 0.2,
     colormap: Annotated[Optional[Colormap], typer.Option(help="Of the overlay.")] = None,  # noqa: UP045
     signed: Annotated[bool, typer.Option("--signed", help="Show evidence against the class too.")] = False,
@@ -76,7 +81,7 @@ def map_(
     from camlucida.record import records
     from camlucida.report import Lines, Table
 
-    explainer = Explainer(model, method=method, layer=layer)
+    explainer = Explainer(model, method=method, layer=_layers(layer))
     failed = 0
 
     def fail(message: object) -> None:
@@ -157,7 +162,7 @@ def methods() -> None:
 @app.command()
 def info(
     model: Annotated[str, typer.Argument(help="Which model; see: camlucida models.")] = "demo",
-    layer: Annotated[Optional[str], typer.Option(help="The features' layer by name.")] = None,  # noqa: UP045
+    layer: LayerOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a model's features and head are, and how exact its maps are on the sample picture."""
@@ -166,7 +171,7 @@ def info(
     from camlucida.record import number
     from camlucida.report import two_columns
 
-    explainer = Explainer(model, layer=layer)
+    explainer = Explainer(model, layer=_layers(layer))
     picture = sample()
     found = explainer.explain_pictures([picture])
     facts = explainer.runner.facts(explainer.preprocess(picture.pixels)[0][None])
@@ -224,6 +229,12 @@ def _classes(named: list[str] | None, versus: str | None, top: int) -> Classes:
     if len(asked) != 1:
         raise typer.BadParameter("--versus needs exactly one --class to hold against")
     return Contrast(asked[0], _id_or_name(versus))
+
+
+def _layers(named: list[str] | None) -> str | int | list[str | int] | None:
+    """The layers asked for. Negative numbers are stages from the last; others may be names (of a Sequential)."""
+    found: list[str | int] = [int(name) if re.fullmatch(r"-\d+", name) else name for name in named or ()]
+    return found[0] if len(found) == 1 else found or None
 
 
 def _lies_in(path: Path, folder: Path) -> bool:

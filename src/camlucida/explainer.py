@@ -24,6 +24,8 @@ from camlucida.targets import Activation, Classes
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from camlucida.pytorch.stages import Layers
+
     ModelLike = nn.Module | Model | str | Path | None
     Images = str | Path | bytes | Image.Image | NDArray[Any] | Tensor | Picture | Sequence[Any]
 
@@ -36,7 +38,7 @@ def explain(
     method: str | Compute = "cam",
     classes: Classes = 1,
     *,
-    layer: str | nn.Module | None = None,
+    layer: Layers = None,
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
 ) -> Explanation:
@@ -49,7 +51,9 @@ def explain(
         method: a name from ``camlucida methods``, or a function ``(pass, targets) -> Maps``, such as a registered one
             with other options (``functools.partial``).
         classes: a count (the top-k), ids, names, ``"all"``, a ``Contrast``, or a score on the logits (B, K) -> (B,).
-        layer: the features' layer by name or module; None finds the last spatial features.
+        layer: where the features are: a layer's name or module, a stage's number (-1 is the last), "stages" for all of
+            them, or a list, whose maps are fused. None and "last" find the last spatial features. A stage is the last
+            value at a resolution that the network passes through.
         preprocess: how pictures become inputs; None takes the model's own, or ImageNet's usual at 224 pixels.
         labels: the classes' names; None takes the model's own.
 
@@ -76,7 +80,7 @@ class Explainer:
         model: ModelLike = None,
         *,
         method: str | Compute = "cam",
-        layer: str | nn.Module | None = None,
+        layer: Layers = None,
         preprocess: Preprocess | None = None,
         labels: Sequence[str] | None = None,
         activation: Activation | None = None,
@@ -86,7 +90,7 @@ class Explainer:
         self.preprocess = preprocess or self.model.preprocess
         self.labels = tuple(labels) if labels is not None else self.model.labels
         self.activation = activation or self.model.activation
-        self.runner = self.model.runner(self.method, layer)
+        self.runner = self.model.runner(self.method, None if layer == "last" else layer)
 
     def __call__(self, images: Images, classes: Classes = 1) -> Explanation:
         """Explain pictures or a preprocessed tensor; see ``explain``. All pictures are held in memory."""
@@ -120,7 +124,7 @@ class Explainer:
         facts = made.facts
         activation = self.activation or facts.activation or ("sigmoid" if made.logits.shape[1] == 1 else "softmax")
         origin = Origin(
-            self.model.name, self.method.name, self.method.unit, facts.head, facts.features, activation,
+            self.model.name, self.method.name, made.unit or self.method.unit, facts.head, facts.features, activation,
             self.model.note,
         )  # fmt: skip
         return Explanation(

@@ -33,7 +33,10 @@ class Facts:
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """An engine's answer for one batch, as arrays (see ``Explanation`` for shapes and units)."""
+    """An engine's answer for one batch, as arrays (see ``Explanation`` for shapes and units).
+
+    ``unit`` is the maps' where it is not the method's own.
+    """
 
     logits: NDArray[np.float32]
     targets: Targets
@@ -41,6 +44,7 @@ class Maps:
     maps: NDArray[np.float32]
     bias: NDArray[np.float32]
     facts: Facts
+    unit: str = ""
 
 
 class Runner(Protocol):

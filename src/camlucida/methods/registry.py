@@ -107,7 +107,9 @@ def find_method(name: str | Compute) -> Method:
         for one in known.values():
             if one.compute is bare:
                 return replace(one, compute=name)
-        return Method(getattr(bare, "__name__", "own"), "a function of the user's own", "", "its own", name)
+        return Method(
+            getattr(bare, "__name__", "own"), "a function of the user's own", "", getattr(bare, "unit", "its own"), name
+        )
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, 3, 0.4) or sorted(known)

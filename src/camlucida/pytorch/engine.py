@@ -6,14 +6,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
-from camlucida.errors import CamlucidaError, FeaturesNotFoundError, ModelError, TargetError
+from camlucida.errors import CamlucidaError, FeaturesNotFoundError, ModelError
 from camlucida.pytorch.head import DESCRIPTIONS, Part, Pins
-from camlucida.pytorch.split import Split, logits_in, tail_behind, trace
+from camlucida.pytorch.split import Split, logits_in, tail_behind
+from camlucida.pytorch.stages import Layers, find_splits, resolved
 from camlucida.pytorch.state import evaluating, unwrapped
 from camlucida.pytorch.tape import Step, Tape
 
@@ -213,28 +214,30 @@ class TorchEngine:
 
     Args:
         model: any classifier; compiled and data-parallel wrappers are looked through.
-        layer: the features' layer, by name or module; None finds the last spatial features.
+        layer: the features' layer, by name, module or depth, or several (see ``stages``); None finds the last spatial
+            features.
     """
 
-    def __init__(self, model: nn.Module, layer: str | nn.Module | None = None) -> None:
+    def __init__(self, model: nn.Module, layer: Layers = None) -> None:
         self.model = unwrapped(model)
-        self.layer = _resolve(self.model, layer)
+        self.layers = resolved(self.model, layer)
         weight = next((p for p in self.model.parameters() if p.is_floating_point()), None)
         self.device = torch.device("cpu") if weight is None else weight.device
         self.dtype = torch.float32 if weight is None else weight.dtype
-        self._splits: dict[_Shape, Split] = {}
+        self._splits: dict[_Shape, tuple[Split, ...]] = {}
         self._lock = threading.Lock()
 
-    def prepare(self, batch: Tensor) -> Split:
-        """The split for inputs of this shape, traced on two pictures if it is not known yet."""
+    def prepare(self, batch: Tensor) -> tuple[Split, ...]:
+        """The splits for inputs of this shape, one a layer, traced on two pictures if they are not known yet."""
         with self._ready(batch) as ready:
-            return self._split(ready)
+            return self._find(ready)
 
-    def run(self, batch: Tensor) -> Pass:
+    def run(self, batch: Tensor, at: int = -1) -> Pass:
         """One forward pass.
 
         Args:
             batch: preprocessed input (B, C, *space), any floating type and device.
+            at: at which of the layers to cut; the last, if not given.
 
         Raises:
             FeaturesNotFoundError: no spatial features, or this pass took another way than the traced one.
@@ -242,7 +245,7 @@ class TorchEngine:
         """
         with self._ready(batch) as ready:
             for fresh in (False, True):
-                done = self._attempt(ready, self._split(ready, fresh=fresh))
+                done = self._attempt(ready, self._find(ready, fresh=fresh)[at], at)
                 if done is not None:
                     return done
         raise FeaturesNotFoundError(
@@ -263,19 +266,21 @@ class TorchEngine:
             ready = batch.to(self.device, self.dtype if batch.is_floating_point() else None)
             yield ready.clone() if ready.is_inference() else ready
 
-    def _split(self, batch: Tensor, *, fresh: bool = False) -> Split:
+    def _find(self, batch: Tensor, *, fresh: bool = False) -> tuple[Split, ...]:
         shape = _Shape(tuple(batch.shape[1:]), batch.dtype)
         with self._lock:
             if fresh or shape not in self._splits:
                 two = batch[:2].clone() if len(batch) > 1 else torch.cat((batch, batch.flip(-1)))
+                if fresh and all(isinstance(layer, nn.Module) for layer in self.layers):
+                    two = batch.clone()  # calls that depend on the pictures and their number, as detectors have them
                 with _blaming_the_model(batch):
-                    split = trace(self.model, two, self.layer)
-                if split.blind:
-                    return split  # not kept: once the head has learned, it may be of another kind
-                self._splits[shape] = split
+                    splits = find_splits(self.model, two, self.layers)
+                if any(split.blind for split in splits):
+                    return splits  # not kept: once the head has learned, it may be of another kind
+                self._splits[shape] = splits
             return self._splits[shape]
 
-    def _attempt(self, batch: Tensor, split: Split) -> Pass | None:
+    def _attempt(self, batch: Tensor, split: Split, at: int) -> Pass | None:
         """A pass cut at the split; None if its calls are not the traced ones."""
         own = batch.clone()  # a model may normalize its input in place
         with _blaming_the_model(batch), Tape([own], split.place) as tape:
@@ -288,20 +293,5 @@ class TorchEngine:
                              "row for each input (does it squeeze the batch axis away?)")  # fmt: skip
         if tuple(step.name for step in steps) != split.tail:
             return None
-        return Pass(
-            split, tape.original, Part(tuple(steps), tape.passed_on, logits), logits, batch, self.model, self.run
-        )
-
-
-def _resolve(model: nn.Module, layer: str | nn.Module | None) -> nn.Module | None:
-    if layer is None:
-        return None
-    modules: dict[str, nn.Module] = dict(model.named_modules())
-    if isinstance(layer, str):
-        if layer not in modules:
-            names = ", ".join(name for name in list(modules)[1:] if name.count(".") <= 1)
-            raise TargetError(f"the model has no layer {layer!r}; its layers begin with: {names[:600]}")
-        return modules[layer]
-    if not any(layer is module for module in modules.values()):
-        raise TargetError(f"the given layer ({type(layer).__name__}) is not part of the model")
-    return layer
+        again = partial(self.run, at=at)
+        return Pass(split, tape.original, Part(tuple(steps), tape.passed_on, logits), logits, batch, self.model, again)

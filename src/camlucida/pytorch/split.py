@@ -79,6 +79,37 @@ def tail_behind(tape: Tape, output: object, dropped: int) -> tuple[list[Step], T
     return steps, logits
 
 
+@dataclass(frozen=True)
+class Recording:
+    """One recorded pass, before it is decided where to cut it.
+
+    Attributes:
+        run: the pass, up to the logits.
+        named: what the named layer gave, call after call.
+        dropped: calls after the logits (a final softmax) that are left out.
+        activation: what those are.
+    """
+
+    run: Traced
+    named: tuple[Tensor, ...]
+    dropped: int
+    activation: Activation | None
+
+    def split(self, index: int, output: int, layout: Layout, token: bool) -> Split:
+        """The split at the ``output``-th tensor of step ``index``; ``token``: tokens before the grid are read."""
+        run = self.run
+        head = run.part(index, output)
+        pooling = None if token else find_pooling(head, layout)
+        kind: Kind = "token" if token else classify(head, layout, pooling)
+        step = run.steps[index]
+        return Split(
+            Place(step.func, step.nth, output), Place(run.steps[-1].func, run.steps[-1].nth, 0), layout,
+            tuple(head.start.shape[1:]), tuple(step.name for step in head.steps), self.dropped, kind, pooling,
+            run.logits.flatten(1).shape[1] if run.logits.ndim > 1 else 1, self.activation,
+            run.readout is not run.logits,
+        )  # fmt: skip
+
+
 def trace(model: nn.Module, batch: Tensor, layer: nn.Module | None = None) -> Split:
     """Run the model once on a small batch and find the split.
 
@@ -90,6 +121,12 @@ def trace(model: nn.Module, batch: Tensor, layer: nn.Module | None = None) -> Sp
     Raises:
         FeaturesNotFoundError: nothing spatial was found, or its grid is not certain.
     """
+    recording = record(model, batch, layer)
+    return recording.split(*(search(recording.run) if layer is None else _named(recording.run, recording.named)))
+
+
+def record(model: nn.Module, batch: Tensor, layer: nn.Module | None = None) -> Recording:
+    """Run the model once on a small batch; see ``trace``."""
     named: list[Tensor] = []
     hooks = []
     if layer is not None:
@@ -112,24 +149,10 @@ def trace(model: nn.Module, batch: Tensor, layer: nn.Module | None = None) -> Sp
     while len(steps) > 1 and steps[-1].name in _LAST_ACTIVATIONS:
         activation = _LAST_ACTIVATIONS[steps[-1].name]
         steps, dropped = steps[:-1], dropped + 1
-    logits = steps[-1].tensors[0]
-    run = Traced(model, batch, steps, logits)
-    if layer is None:
-        index, output_index, layout, token = _search(run)
-    else:
-        index, output_index, layout, token = _named(run, named)
-    head = run.part(index, output_index)
-    pooling = None if token else find_pooling(head, layout)
-    kind: Kind = "token" if token else classify(head, layout, pooling)
-    step = steps[index]
-    return Split(
-        Place(step.func, step.nth, output_index), Place(steps[-1].func, steps[-1].nth, 0), layout,
-        tuple(head.start.shape[1:]), tuple(step.name for step in head.steps), dropped, kind, pooling,
-        logits.flatten(1).shape[1] if logits.ndim > 1 else 1, activation, run.readout is not run.logits,
-    )  # fmt: skip
+    return Recording(Traced(model, batch, steps, steps[-1].tensors[0]), tuple(named), dropped, activation)
 
 
-def _search(run: Traced) -> tuple[int, int, Layout, bool]:
+def search(run: Traced) -> tuple[int, int, Layout, bool]:
     """The last value that everything passes through, whose grid the logits read at more than one cell."""
     spots = bottlenecks(run.steps, run.end)
     whole: tuple[int, int, Layout] | None = None
@@ -195,7 +218,7 @@ def _branch(run: Traced, whole: tuple[int, int, Layout] | None) -> tuple[int, in
 
     @cache
     def grid(spot: tuple[int, int]) -> Layout | None:
-        return certain_layout(run, *spot, read(spot)[1]) if _learned(run, whole, spot) else None
+        return certain_layout(run, *spot, read(spot)[1]) if learned(run, whole, spot) else None
 
     def cells(spot: tuple[int, int]) -> int:
         return max((math.prod(one.grid) for one in read(spot)[1][:1]), default=0)
@@ -215,7 +238,7 @@ def _branch(run: Traced, whole: tuple[int, int, Layout] | None) -> tuple[int, in
     return None
 
 
-def _learned(run: Traced, whole: tuple[int, int, Layout] | None, spot: tuple[int, int]) -> bool:
+def learned(run: Traced, whole: tuple[int, int, Layout] | None, spot: tuple[int, int]) -> bool:
     """Whether parameters are read on the way from one value to another."""
     index, output = spot
     way = on_the_way(run.steps[whole[0] + 1 if whole else 0 : index + 1], run.steps[index].outputs[output])

@@ -1,0 +1,153 @@
+"""Which layers to explain at: by name, by module, or by depth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from camlucida.errors import FeaturesNotFoundError, TargetError
+from camlucida.pytorch.grid import Layout
+from camlucida.pytorch.looking import choose_layout, layout_in_place
+from camlucida.pytorch.split import Split, learned, record, search, trace
+from camlucida.pytorch.tape import bottlenecks
+from camlucida.pytorch.traced import Traced, cells_read
+
+Layer: TypeAlias = str | int | nn.Module
+"""A layer's name or module; a stage by its number (-1 is the last); "last"; or "stages", which are all of them."""
+
+Layers: TypeAlias = Layer | Sequence[Layer] | None
+"""One layer or several; None is "last"."""
+
+Resolved: TypeAlias = nn.Module | int | Literal["last", "stages"]
+
+_SAME = 1.5
+"""Grids whose numbers of cells differ by less than this factor (a few border cells) are one resolution."""
+
+
+def resolved(model: nn.Module, layer: Layers) -> tuple[Resolved, ...]:
+    """The layers that are meant, names looked up.
+
+    "last" and "stages" are depths in every model; a module of such a name is given as the module itself.
+
+    Raises:
+        TargetError: the model has no such layer, or the list is empty.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        >>> resolved(net, ["0", -1]), resolved(net, None)
+        ((Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1)), -1), ('last',))
+    """
+    if layer is None:
+        return ("last",)
+    several = layer if isinstance(layer, Sequence) and not isinstance(layer, str) else [layer]
+    if not several:
+        raise TargetError("layer: the list is empty; give at least one layer")
+    return tuple(_resolved(model, one) for one in several)
+
+
+def _resolved(model: nn.Module, layer: Layer) -> Resolved:
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    if isinstance(layer, str):
+        if layer in ("last", "stages"):
+            return "last" if layer == "last" else "stages"
+        if layer not in modules:
+            names = ", ".join(name for name in list(modules)[1:] if name.count(".") <= 1)
+            raise TargetError(f"the model has no layer {layer!r}; its layers begin with: {names[:600]}")
+        return modules[layer]
+    if isinstance(layer, int) and not isinstance(layer, bool):
+        return layer
+    if not any(layer is module for module in modules.values()):
+        raise TargetError(f"the given layer ({type(layer).__name__}) is not part of the model")
+    return layer
+
+
+def find_splits(model: nn.Module, batch: Tensor, layers: Sequence[Resolved]) -> tuple[Split, ...]:
+    """Where to cut a pass for each layer, shallow to deep, each place once.
+
+    Args:
+        model: in evaluation mode.
+        batch: preprocessed input (B, C, *space), a small one.
+        layers: as ``resolved`` gives them; "stages" stands for several.
+
+    Raises:
+        FeaturesNotFoundError: a layer gives no spatial features.
+        TargetError: there is no stage of that number.
+    """
+    every = stages(model, batch) if any(isinstance(layer, int) or layer == "stages" for layer in layers) else ()
+    found: list[Split] = []
+    for layer in layers:
+        if isinstance(layer, nn.Module):
+            found.append(trace(model, batch, layer))
+        elif layer == "stages":
+            found += every
+        elif isinstance(layer, int):
+            if not -len(every) <= layer < len(every):
+                grids = ", ".join("×".join(map(str, split.layout.grid)) for split in every)
+                raise TargetError(
+                    f"layer={layer}: there is no such stage; input {tuple(batch.shape[1:])} passes through "
+                    f"{len(every)}, with grids {grids}: 0 to {len(every) - 1}, or -1 for the last"
+                )
+            found.append(every[layer])
+        else:
+            found.append(trace(model, batch))
+    return tuple(sorted({split.place: split for split in found}.values(), key=lambda split: -len(split.tail)))
+
+
+def stages(model: nn.Module, batch: Tensor) -> tuple[Split, ...]:
+    """The last value at each resolution that the network passes through, first to last.
+
+    Found on the tape by numbers, as the last features are: among the values that everything passes through, behind the
+    first parameters, those whose shape is a grid over the input. The last of them is the default's; a plain vision
+    transformer, which has one resolution, has that stage alone. Values made by padding do not count.
+
+    Cost: a recorded pass; for each stage a pass back to it, and more to look where changes show if its axes are not
+    certain.
+
+    Args:
+        model: in evaluation mode.
+        batch: preprocessed input (B, C, *space), a small one.
+
+    Raises:
+        FeaturesNotFoundError: nothing spatial was found.
+    """
+    recording = record(model, batch)
+    run = recording.run
+    found = [search(run)]
+    decided: set[tuple[int, ...]] = set()
+    for index, output in reversed(bottlenecks(run.steps, run.end)):
+        shape, layouts = tuple(run.steps[index].tensors[output].shape), run.layouts(index, output)
+        if index >= found[0][0] or run.steps[index].name == "pad" or shape in decided:
+            continue
+        if all(_known(one, found) for one in layouts) or any(one == spot[2] for one in layouts for spot in found):
+            continue
+        if not learned(run, None, (index, output)):
+            break  # nor is anything before it
+        layout = _layout(run, index, output, layouts)
+        if layout is not None:
+            decided.add(shape)
+            if not _known(layout, found):
+                found.append((index, output, layout, layout.prefix > 0))
+    return tuple(recording.split(*spot) for spot in reversed(found))
+
+
+def _known(layout: Layout, found: Sequence[tuple[int, int, Layout, bool]]) -> bool:
+    """Whether there is a stage of about this resolution."""
+    cells = math.prod(layout.grid)
+    return any(max(cells, one) < _SAME * min(cells, one) for one in (math.prod(spot[2].grid) for spot in found))
+
+
+def _layout(run: Traced, index: int, output: int, layouts: list[Layout]) -> Layout | None:
+    """The layout of a value, if it is a grid that the logits read at more than one cell."""
+    gradient = run.gradient(index, output)
+    reading = [one for one in layouts if cells_read(one, gradient) > 1]
+    if not reading:
+        return None
+    if len(reading[0].spatial_axes) < len(reading[0].grid):
+        return layout_in_place(run, index, output, reading)
+    try:
+        return choose_layout(run, index, output, reading, gradient)
+    except FeaturesNotFoundError:
+        return None
