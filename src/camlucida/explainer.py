@@ -41,6 +41,7 @@ def explain(
     layer: Layers = None,
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
+    activation: Activation | None = None,
 ) -> Explanation:
     """Explain what a classifier sees in pictures.
 
@@ -56,6 +57,8 @@ def explain(
             value at a resolution that the network passes through.
         preprocess: how pictures become inputs; None takes the model's own, or ImageNet's usual at 224 pixels.
         labels: the classes' names; None takes the model's own.
+        activation: how logits become probabilities: "softmax", "sigmoid" (several labels at once) or "none"; None takes
+            what the model itself ends in, else sigmoid for a single logit and softmax for more.
 
     Raises:
         CamlucidaError: a subclass says what was wrong with picture, model, classes or method.
@@ -66,7 +69,10 @@ def explain(
         >>> ex.names[0], ex.grid
         (('cat',), (10, 10))
     """
-    return Explainer(model, method=method, layer=layer, preprocess=preprocess, labels=labels)(images, classes)
+    explainer = Explainer(
+        model, method=method, layer=layer, preprocess=preprocess, labels=labels, activation=activation
+    )
+    return explainer(images, classes)
 
 
 class Explainer:

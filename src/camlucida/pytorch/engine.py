@@ -227,6 +227,11 @@ class TorchEngine:
         self._splits: dict[_Shape, tuple[Split, ...]] = {}
         self._lock = threading.Lock()
 
+    @property
+    def fuses(self) -> bool:
+        """Whether there may be several splits."""
+        return len(self.layers) > 1 or self.layers == ("stages",)
+
     def prepare(self, batch: Tensor) -> tuple[Split, ...]:
         """The splits for inputs of this shape, one a layer, traced on two pictures if they are not known yet."""
         with self._ready(batch) as ready:

@@ -39,7 +39,7 @@ class TorchRunner:
             logits = _array(passed.logits)
             targets = choose(classes, passed.logits, labels)
             maps, bias, explained = self.method.compute(passed, targets)
-            splits, unit = self.engine.prepare(given), ""
+            splits, unit = self.engine.prepare(given) if self.engine.fuses else (passed.split,), ""
             if len(splits) > 1:
                 others = (self.engine.run(given, at) for at in range(len(splits) - 1))
                 maps, bias = fused([*(self.method.compute(other, targets).maps for other in others), maps]), None
