@@ -166,8 +166,35 @@ def boxes(
     array([[2, 1, 7, 4]])
     """
     array = as_heatmap(heatmap)
-    found = components(array, mask(array, threshold, percentile=percentile), minimum_area=minimum_area).boxes
+    marked = mask(array, threshold, percentile=percentile)
+    if largest and minimum_area == 1:
+        box, area = largest_part(marked)
+        return np.array([box] if area else [], np.int64).reshape(-1, 4)
+    found = components(array, marked, minimum_area=minimum_area).boxes
     return found[:1] if largest else found
+
+
+def largest_part(mask: NDArray[np.bool_]) -> tuple[tuple[int, int, int, int], int]:
+    """The first of `components` (8-connected), several times as fast.
+
+    Args:
+        mask: bool H×W.
+
+    Returns:
+        Its half-open xyxy box and its area in pixels; the area is 0 for an empty mask.
+
+    >>> largest_part(np.array([[True, False, False], [False, False, True], [True, False, True]]))
+    ((2, 1, 3, 3), 2)
+    """
+    count, labels = cv2.connectedComponents(np.ascontiguousarray(mask).view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    areas = np.bincount(labels.ravel(), minlength=count)
+    areas[0] = 0
+    area = int(areas.max())
+    if area == 0:
+        return (0, 0, 0, 0), 0
+    first = labels.flat[int((areas == area)[labels].argmax())]  # of equal ones, the first in reading order
+    x, y, width, height = cv2.boundingRect((labels == first).view(np.uint8))
+    return (x, y, x + width, y + height), area
 
 
 def iou(a_xyxy: ArrayLike, b_xyxy: ArrayLike) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -101,9 +102,11 @@ class View:
         (height, y0, y1), (width, x0, x1) = self._spans(size_hw)
         rows = interpolation_matrix(height, grid.shape[-2], y0, y1)
         columns = interpolation_matrix(width, grid.shape[-1], x0, x1)
-        tall = (rows @ grid).astype(np.float32)
-        laid: NDArray[np.float32] = tall @ columns.T.astype(np.float32)
-        return laid
+        tall = np.ascontiguousarray((rows @ grid).astype(np.float32)).reshape(-1, grid.shape[-1])
+        # By OpenCV: NumPy's BLAS would start threads for it, which get in the way of each other and of the model's.
+        across = columns.astype(np.float32)
+        laid = cv2.gemm(tall, across, 1, None, 0, flags=cv2.GEMM_2_T) if len(tall) else np.empty((0, width), np.float32)
+        return laid.reshape(*grid.shape[:-2], height, width)
 
     def seen(self, size_hw: tuple[int, int] | None = None) -> NDArray[np.bool_]:
         """Which pixels the network saw: those whose centre lies in the seen rectangle.

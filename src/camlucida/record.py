@@ -44,11 +44,11 @@ def class_record(
     The box is half-open xyxy pixels around the largest part above the threshold, the area that part's pixels; None and
     0 where the map is nowhere positive or has no heatmap. Numbers that are not finite become None.
     """
-    box, area = None, 0
+    box: list[int] | None = None
+    area = 0
     if heatmap is not None:
-        parts = localize.components(heatmap, localize.mask(heatmap, threshold))
-        if len(parts.boxes):
-            box, area = parts.boxes[0].tolist(), int(parts.areas[0])
+        found, area = localize.largest_part(localize.mask(heatmap, threshold))
+        box = list(found) if area else None
     return {
         "name": explanation.names[index][target],
         "id": int(explanation.classes[index, target]),

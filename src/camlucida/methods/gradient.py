@@ -105,14 +105,11 @@ def gradcam_plus_plus(passed: Pass, targets: Targets) -> Maps:
     Returns:
         maps (B, T, *grid); no bias.
     """
-    import torch
-
     total = passed.features.flatten(2).sum(2, keepdim=True)
 
     def of(gradient: Tensor) -> Tensor:
         g = gradient.flatten(2)
-        alpha = divided(torch.ones_like(g), 2 + g * total)
-        return _weighted((alpha * g.relu()).sum(2), passed.features)
+        return _weighted(divided(g.relu(), 2 + g * total).sum(2), passed.features)
 
     return Maps(_each(passed, targets, of), None)
 
@@ -243,8 +240,7 @@ def divided(above: Tensor, below: Tensor) -> Tensor:
         >>> divided(torch.tensor([1.0, 3e-30, 0.0]), torch.tensor([0.0, 1e-30, 0.0]))
         tensor([0., 3., 0.])
     """
-    nothing = below == 0
-    return (above / below.masked_fill(nothing, 1)).masked_fill(nothing, 0)
+    return (above / below).masked_fill_(below == 0, 0)
 
 
 def _weighted(weights: Tensor, features: Tensor) -> Tensor:
@@ -279,7 +275,7 @@ def _on_first_axis(points: Tensor) -> Tensor:
     scale = points.abs().amax((1, 2), keepdim=True)
     unit = points / scale.masked_fill(scale == 0, 1)  # so that squares of small numbers do not vanish
     total = unit.sum(1)
-    unit = unit - unit.mean(2, keepdim=True)
+    unit -= unit.mean(2, keepdim=True)
     if unit.shape[2] <= unit.shape[1]:
         value, vector = torch.linalg.eigh(unit.mT @ unit)
         along = vector[..., -1] * value[..., -1:].clamp_min(0).sqrt()

@@ -38,6 +38,8 @@ class OnnxRunner:
             raise ModelError(f"{name}: larger than 2 GiB, which no ONNX file in one piece is")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        # Threads that wait for work by spinning would take it away from those that decode and draw pictures.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             # From bytes, so that external data beside the file (or anywhere else) is never followed.
             self._session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
