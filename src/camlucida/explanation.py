@@ -275,7 +275,7 @@ class Explanation:
         return Image.fromarray(draw.contact_sheet(tiles, [self.caption(i, t) for i, t in places], columns))
 
     def save(self, folder: str | Path, *, threshold: float = 0.2, colormap: str | None = None) -> Path:
-        """Write each picture's overlays (``NAME.CLASS.png``) and numbers (``NAME.npz``), and for all of them their boxes
+        """Write each picture's overlays (``NAME.CLASS.png``) and numbers (``NAME.npz``), and for all their boxes
         (``boxes.coco.json``) and ``manifest.json``.
 
         Everything is written beside its place first and moved in whole: an interrupted save leaves nothing half-done.

@@ -1,0 +1,27 @@
+"""Metrics: each one validates, counts in `update(...)` as often as you like, merges with `+`, ends in `compute()`.
+
+Their counters are plain arrays in `metric.counters`, so one metric serves a loop, several processes, or a cluster.
+"""
+
+from .accumulate import Metric
+from .localization import (
+    BoxAccuracy,
+    Localization,
+    LocalizationScores,
+    MaxBoxAcc,
+    PxAP,
+    box_overlaps,
+)
+from .pointing import EnergyPointing, PointingGame
+
+__all__ = [
+    "BoxAccuracy",
+    "EnergyPointing",
+    "Localization",
+    "LocalizationScores",
+    "MaxBoxAcc",
+    "Metric",
+    "PointingGame",
+    "PxAP",
+    "box_overlaps",
+]

@@ -1,0 +1,92 @@
+"""Does a map point at the object: its maximum, or its energy. Heatmaps are real arrays H×W, signed, in any unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..errors import CamlucidaError
+from ._inputs import as_classes, as_heatmaps, as_region, check_count
+from .accumulate import Metric, seen, summed
+
+
+class PointingGame(Metric):
+    """The pointing game (Zhang et al., ECCV 2016) as TorchRay plays it: the mean over classes of the share of hits.
+
+    A hit: the map's maximum (of equal ones, the first in reading order) is less than `tolerance` pixels from the
+    object.
+
+    Args:
+        tolerance: pixels, above 0.
+
+    >>> metric = PointingGame()
+    >>> metric.update(np.eye(40)[None, :1] * [[0.0], [1.0]], [[[14, 0, 20, 2]]], [3])
+    >>> metric.compute()
+    1.0
+    """
+
+    def __init__(self, tolerance: float = 15) -> None:
+        if not tolerance > 0:
+            raise CamlucidaError(f"tolerance: expected pixels above 0, got {tolerance}")
+        self.tolerance = tolerance
+        self.counters = {"hits": np.zeros(0, np.int64), "images": np.zeros(0, np.int64)}
+
+    def _settings(self) -> tuple[object, ...]:
+        return (self.tolerance,)
+
+    def update(self, heatmaps: ArrayLike | Sequence[ArrayLike], truth: Sequence[ArrayLike], classes: ArrayLike) -> None:
+        """Count some maps: heatmaps (N, H, W); truth a bool H×W mask or boxes (M, 4) for each; int classes (N,)."""
+        maps, true = as_heatmaps(heatmaps), as_classes(classes)
+        check_count("truth", truth, len(maps))
+        check_count("classes", true, len(maps))
+        hits = np.zeros(len(maps), np.int64)
+        for i, heatmap in enumerate(maps):
+            y, x = np.nonzero(as_region(truth[i], heatmap.shape, i))
+            row, column = divmod(int(heatmap.argmax()), heatmap.shape[1])
+            hits[i] = np.any((y - row) ** 2 + (x - column) ** 2 < self.tolerance**2)
+        size = int(true.max(initial=-1)) + 1
+        self.counters["hits"] = summed(self.counters["hits"], np.bincount(true, hits, size).astype(np.int64))
+        self.counters["images"] = summed(self.counters["images"], np.bincount(true, minlength=size))
+
+    def compute(self) -> float:
+        """The mean over the classes seen so far; raises CamlucidaError before the first map."""
+        seen(int(self.counters["images"].sum()))
+        known = self.counters["images"] > 0
+        return float((self.counters["hits"][known] / self.counters["images"][known]).mean())
+
+
+class EnergyPointing(Metric):
+    """Energy-based pointing game (Wang et al., Score-CAM, 2020): Σ M⁺ in the object over Σ M⁺ of the map M.
+
+    The mean over maps; a map without positive values scores 0.
+
+    >>> metric = EnergyPointing()
+    >>> metric.update(np.array([[[3.0, 1.0, -5.0]]]), [[[0, 0, 1, 1]]])
+    >>> metric.compute()
+    0.75
+    """
+
+    def __init__(self) -> None:
+        self.counters = {"share": np.zeros(1), "images": np.zeros(1, np.int64)}
+
+    def _settings(self) -> tuple[object, ...]:
+        return ()
+
+    def update(self, heatmaps: ArrayLike | Sequence[ArrayLike], truth: Sequence[ArrayLike]) -> None:
+        """Count some maps: heatmaps (N, H, W); truth one bool H×W mask or one (M, 4) array of boxes a map."""
+        maps = as_heatmaps(heatmaps)
+        check_count("truth", truth, len(maps))
+        shares = np.zeros(len(maps))
+        for i, heatmap in enumerate(maps):
+            region = as_region(truth[i], heatmap.shape, i)
+            energy = np.maximum(heatmap.astype(np.float64), 0.0)
+            total = energy.sum()
+            shares[i] = energy[region].sum() / total if total > 0 else 0.0
+        self.counters["share"] += shares.sum()
+        self.counters["images"] += len(maps)
+
+    def compute(self) -> float:
+        """The mean share so far; raises CamlucidaError before the first map."""
+        return float(self.counters["share"].item() / seen(self.counters["images"].item()))
