@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -101,12 +100,14 @@ class View:
             raise CamlucidaError(f"view: expected maps of shape (..., h, w), got {grid.shape}")
         (height, y0, y1), (width, x0, x1) = self._spans(size_hw)
         rows = interpolation_matrix(height, grid.shape[-2], y0, y1)
-        columns = interpolation_matrix(width, grid.shape[-1], x0, x1)
-        tall = np.ascontiguousarray((rows @ grid).astype(np.float32)).reshape(-1, grid.shape[-1])
-        # By OpenCV: NumPy's BLAS would start threads for it, which get in the way of each other and of the model's.
-        across = columns.astype(np.float32)
-        laid = cv2.gemm(tall, across, 1, None, 0, flags=cv2.GEMM_2_T) if len(tall) else np.empty((0, width), np.float32)
-        return laid.reshape(*grid.shape[:-2], height, width)
+        tall = (rows @ grid).astype(np.float32)
+        # Across, two cells at a time: a matrix product would multiply with mostly zeros, in threads of its own.
+        low, share = _two_cells(width, grid.shape[-1], x0, x1)
+        high = np.minimum(low + 1, grid.shape[-1] - 1)
+        inside = _inside(width, x0, x1).astype(np.float32)
+        laid: NDArray[np.float32] = np.take(tall, low, -1) * ((1 - share) * inside).astype(np.float32)
+        laid += np.take(tall, high, -1) * (share * inside).astype(np.float32)
+        return laid
 
     def seen(self, size_hw: tuple[int, int] | None = None) -> NDArray[np.bool_]:
         """Which pixels the network saw: those whose centre lies in the seen rectangle.
@@ -162,16 +163,21 @@ def interpolation_matrix(outputs: int, cells: int, start: float, stop: float) ->
     if outputs < 1 or cells < 1 or not start < stop:
         got = f"{outputs}, {cells}, {start}, {stop}"
         raise CamlucidaError(f"interpolation: expected outputs >= 1, cells >= 1 and start < stop, got {got}")
-    centres = np.arange(outputs) + 0.5
-    position = np.clip((centres - start) * (cells / (stop - start)) - 0.5, 0, cells - 1)
-    low = np.floor(position).astype(np.intp)
-    share = position - low
+    low, share = _two_cells(outputs, cells, start, stop)
     pixel = np.arange(outputs)
     matrix = np.zeros((outputs, cells))
     matrix[pixel, low] = 1 - share
     matrix[pixel, np.minimum(low + 1, cells - 1)] += share
     matrix[~_inside(outputs, start, stop)] = 0
     return matrix
+
+
+def _two_cells(outputs: int, cells: int, start: float, stop: float) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """For each output pixel the first of the two cells that it lies between, and the second one's share."""
+    centres = np.arange(outputs) + 0.5
+    position = np.clip((centres - start) * (cells / (stop - start)) - 0.5, 0, cells - 1)
+    low = np.floor(position).astype(np.intp)
+    return low, position - low
 
 
 def _inside(outputs: int, start: float, stop: float) -> NDArray[np.bool_]:
