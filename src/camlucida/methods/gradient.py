@@ -272,7 +272,7 @@ def _on_first_axis(points: Tensor) -> Tensor:
     """N centred points (B, C, N) on their first principal axis, (B, N), going with the sum of their coordinates."""
     import torch
 
-    scale = points.abs().amax((1, 2), keepdim=True)
+    scale = torch.maximum(points.amax((1, 2), keepdim=True), -points.amin((1, 2), keepdim=True))
     unit = points / scale.masked_fill(scale == 0, 1)  # so that squares of small numbers do not vanish
     total = unit.sum(1)
     unit -= unit.mean(2, keepdim=True)
