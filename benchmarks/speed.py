@@ -4,7 +4,8 @@
     python benchmarks/speed.py --pairs 15
 
 Each figure is the median over pairs of (maps, plain pass) run in turn, in processor time of one thread, so that a
-machine whose speed drifts, or that does other work too, does both alike. The plain pass is ``net(batch)`` under ``torch.inference_mode()``. Exit status 1: above the limit.
+machine whose speed drifts, or that does other work too, does both alike. The plain pass is ``net(batch)`` under
+``torch.inference_mode()``. Exit status 1: above the limit.
 """
 
 from __future__ import annotations
