@@ -36,3 +36,19 @@ class MissingExtraError(CamlucidaError, ImportError):
 
 class OutputError(CamlucidaError):
     """A result could not be written."""
+
+
+class DataError(CamlucidaError):
+    """A dataset, or a record of one, could not be read. The message names the file and the record."""
+
+
+class TrainingError(CamlucidaError):
+    """A network could not be trained or a run could not go on."""
+
+
+class ExportError(CamlucidaError):
+    """A model could not be written with its maps. Nothing was written."""
+
+
+class ServeError(CamlucidaError):
+    """The server could not be started as asked."""

@@ -1,0 +1,237 @@
+"""COCO's instances files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camlucida.data.polygons import polygon_mask
+from camlucida.data.reading import (
+    BadRecordError,
+    Broken,
+    Tree,
+    boxes_array,
+    checked_box,
+    checked_size,
+    number,
+    once,
+    quoted,
+    read_text,
+)
+from camlucida.data.record import Dataset, Example, Record, Truth
+from camlucida.data.rle import run_lengths, run_mask
+from camlucida.errors import DataError
+from camlucida.images import shown
+
+Note = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """The union of a picture's polygons and run lengths, made when asked for.
+
+    Attributes:
+        polygons: each (N, 2), x and y in pixels.
+        runs: run lengths of whole pictures, down the columns, first those that are not set.
+        size_hw: the picture's size.
+    """
+
+    polygons: tuple[NDArray[np.float64], ...]
+    runs: tuple[NDArray[np.int64], ...]
+    size_hw: tuple[int, int]
+
+    def __call__(self) -> NDArray[np.bool_]:
+        """Bool H×W."""
+        mask = polygon_mask(self.polygons, self.size_hw)
+        for runs in self.runs:
+            mask |= run_mask(runs, self.size_hw)
+        return mask
+
+
+def read_coco(place: str, broken: Broken) -> Dataset:
+    """Instances in COCO's JSON: one file, or a folder with ``annotations/instances_SPLIT.json``.
+
+    A picture has the labels of all its annotations; ``iscrowd`` ones have no box, and their pixels are ignored. Boxes
+    may reach out of the picture by one pixel (COCO rounds) and are cut. Masks are filled at the pixels' centres, which
+    differs from COCO's own drawing along the outlines. Classes are in the order of their ids.
+
+    Args:
+        place: ``FILE.json``, ``FILE.json@PICTURES`` or a folder. Without ``@`` the pictures are looked for in
+            ``SPLIT/``, ``images/SPLIT/`` and ``images/`` beside the file's folder, in ``images/`` beside the file, and
+            beside the file.
+        broken: hears of broken records; a broken annotation breaks its picture.
+
+    Raises:
+        DataError: a file is missing, too large or no such JSON, or files differ in their classes.
+    """
+    named, at, pictures = place.rpartition("@") if ".json@" in place else (place, "", "")
+    root = Path(named)
+    files = sorted(root.glob("annotations/instances_*.json")) if root.is_dir() else [root]
+    if not files:
+        raise DataError(f"{shown(root)}: has no annotations/instances_*.json; name the file")
+    datasets = [_read_file(file, Path(pictures) if at else None, root, broken) for file in files]
+    for file, one in zip(files, datasets, strict=True):
+        if one.classes != datasets[0].classes:
+            raise DataError(f"{shown(file)}: other categories than {shown(files[0])}; open one of them alone")
+    return Dataset(shown(root.stem), datasets[0].classes, tuple(record for one in datasets for record in one.records))
+
+
+def _read_file(file: Path, pictures: Path | None, root: Path, broken: Broken) -> Dataset:
+    name = shown(file)
+    data = _parsed(file)
+    names: dict[int, str] = {}
+    for category in data["categories"]:
+        key = _key(category)
+        if key is None or not isinstance(category.get("name"), str):
+            raise DataError(f"{name}: category {quoted(category)} needs a whole id and a name; mend it")
+        names[key] = category["name"]
+    if len(set(names.values())) < len(data["categories"]):
+        raise DataError(f"{name}: categories share an id or a name; give each its own")
+    classes = {key: index for index, key in enumerate(sorted(names))}
+    split = file.stem.removeprefix("instances_")
+    folder = pictures or _folder(file, split, data["images"])
+    tree = Tree(folder)
+    before = f"{folder.relative_to(root).as_posix()}/" if root.is_dir() and folder.is_relative_to(root) else ""
+    ids = Counter(_key(image) for image in data["images"])
+    notes = _by_picture(data["annotations"], ids, broken, name)
+    records, files = [], set[str]()
+    for place, image in enumerate(data["images"]):
+        key = _key(image)
+        try:
+            _check_alone(image, ids, files)
+            example, truth = _record(tree, image, notes[key], classes)
+        except BadRecordError as error:
+            broken(f"{name}: image {f'number {place}' if key is None else key}: {error}")
+            continue
+        records.append(Record(replace(example, id=before + example.id), truth, split))
+    return Dataset(name, tuple(names[key] for key in sorted(names)), tuple(records))
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{shown(file)}: no JSON ({shown(str(error))}); fetch it again") from error
+    parts = ("images", "annotations", "categories")
+    if not isinstance(data, dict) or not all(isinstance(data.get(part), list) for part in parts):
+        raise DataError(f"{shown(file)}: expected an object with lists {', '.join(parts)}; name an instances file")
+    return data
+
+
+def _folder(file: Path, split: str, images: list[Any]) -> Path:
+    """The folder that holds the first picture that is there at all."""
+    above = file.parent.parent
+    folders = [above / split, above / "images" / split, above / "images", file.parent / "images", file.parent]
+    names = [image["file_name"] for image in images[:20] if isinstance(image, dict) and image.get("file_name")]
+    for folder in folders:
+        if any(_holds(Tree(folder), str(name)) for name in names):
+            return folder
+    tried = ", ".join(shown(folder) for folder in folders)
+    raise DataError(f"{shown(file)}: its pictures are in none of {tried}; name their folder, FILE.json@PICTURES")
+
+
+def _holds(tree: Tree, name: str) -> bool:
+    try:
+        tree.find(name)
+    except BadRecordError:
+        return False
+    return True
+
+
+def _key(image: object) -> int | None:
+    """The id of an image or category, if it has a proper one."""
+    key = image.get("id") if isinstance(image, dict) else None
+    return key if type(key) is int else None
+
+
+def _by_picture(
+    notes: list[Any], ids: Counter[int | None], broken: Broken, name: str
+) -> defaultdict[int | None, list[Note]]:
+    by_picture: defaultdict[int | None, list[Note]] = defaultdict(list)
+    for place, note in enumerate(notes):
+        image = note.get("image_id") if isinstance(note, dict) else None
+        if type(image) is int and image in ids:
+            by_picture[image].append(note)
+        else:
+            broken(f"{name}: annotation number {place}: image_id is {quoted(image)}, which is no image's id")
+    return by_picture
+
+
+def _check_alone(image: object, ids: Counter[int | None], files: set[str]) -> None:
+    """Check that an image has an id and a file, and shares neither with another."""
+    if not isinstance(image, dict) or _key(image) is None or not isinstance(image.get("file_name"), str):
+        raise BadRecordError("expected an object with id, file_name, height and width")
+    if ids[_key(image)] > 1:
+        raise BadRecordError(f"{ids[_key(image)]} images have this id; give each its own")
+    once(files, image["file_name"], "an image of file")
+
+
+def _record(tree: Tree, image: dict[str, Any], notes: Iterable[Note], classes: dict[int, int]) -> tuple[Example, Truth]:
+    size_hw = checked_size(image.get("height"), image.get("width"))
+    boxes, box_labels, labels = [], [], set()
+    objects: tuple[list[NDArray[np.float64]], list[NDArray[np.int64]]] = [], []
+    crowds: tuple[list[NDArray[np.float64]], list[NDArray[np.int64]]] = [], []
+    unknown = False
+    for note in notes:
+        try:
+            label = _label(note.get("category_id"), classes)
+            labels.add(label)
+            crowd = note.get("iscrowd") == 1
+            outlines = _outlines(note.get("segmentation"), size_hw, *(crowds if crowd else objects))
+            if not crowd:
+                unknown |= not outlines
+                boxes.append(_box(note.get("bbox"), size_hw))
+                box_labels.append(label)
+        except BadRecordError as error:
+            raise BadRecordError(f"annotation {quoted(note.get('id'))}: {error}") from error
+    example = Example(image["file_name"], tree.find(image["file_name"]), tuple(sorted(labels)))
+    truth = Truth(
+        boxes_array(boxes),
+        np.array(box_labels, np.int64),
+        None if unknown else Segments(tuple(objects[0]), tuple(objects[1]), size_hw),
+        Segments(tuple(crowds[0]), tuple(crowds[1]), size_hw) if any(crowds) else None,
+        size_hw,
+    )
+    return example, truth
+
+
+def _label(category: object, classes: dict[int, int]) -> int:
+    if type(category) is not int or category not in classes:
+        raise BadRecordError(f"category_id is {quoted(category)}, which is no category's id")
+    return classes[category]
+
+
+def _box(bbox: object, size_hw: tuple[int, int]) -> tuple[float, float, float, float]:
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        raise BadRecordError(f"bbox is {quoted(bbox)}, expected x, y, width, height")
+    x, y, width, height = (number(value, "bbox") for value in bbox)
+    return checked_box((x, y, x + width, y + height), size_hw, overhang=1)
+
+
+def _outlines(
+    said: object, size_hw: tuple[int, int], polygons: list[NDArray[np.float64]], runs: list[NDArray[np.int64]]
+) -> bool:
+    """Add an annotation's polygons or run lengths to those of its picture; False where it has none."""
+    if isinstance(said, dict):
+        if said.get("size") != list(size_hw):
+            raise BadRecordError(f"run lengths for size {quoted(said.get('size'))}, its picture has {[*size_hw]}")
+        runs.append(run_lengths(said.get("counts"), size_hw))
+        return True
+    if said is not None and not isinstance(said, list):
+        raise BadRecordError(f"segmentation is {quoted(said)}, expected polygons or run lengths")
+    for flat in said or ():
+        try:
+            points = np.array(flat, np.float64).reshape(-1, 2)
+        except (TypeError, ValueError):
+            points = np.zeros((0, 2))
+        if len(points) < 3 or not np.isfinite(points).all():
+            raise BadRecordError(f"polygon {quoted(flat)}, expected x, y of at least three points, all finite")
+        polygons.append(points)
+    return bool(said)

@@ -1,0 +1,75 @@
+"""Shapes as inequalities: which points of the plane lie in them, and which pixels of a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Inside = Callable[[Floats, Floats], NDArray[np.bool_]]
+
+
+def _sides(count: int, reach: float, u: Floats, v: Floats) -> NDArray[np.int_]:
+    """Of how many sides of a regular polygon with inner radius ``reach`` the points lie outside."""
+    turns = [2 * math.pi * side / count for side in range(count)]
+    beyond = [u * math.sin(turn) + v * math.cos(turn) > reach for turn in turns]
+    return np.asarray(np.sum(beyond, axis=0))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape in the unit circle.
+
+    Attributes:
+        area: its area, where the circle's radius is 1.
+        inside: tells which points u, v (any shape, u to the right, v down) lie in it, bool of that shape.
+    """
+
+    area: float
+    inside: Inside
+
+
+SHAPES = {
+    "cross": Shape(1.92, lambda u, v: (np.maximum(abs(u), abs(v)) <= 0.95) & (np.minimum(abs(u), abs(v)) <= 0.3)),
+    "disc": Shape(math.pi, lambda u, v: u * u + v * v <= 1),
+    "ring": Shape(math.pi * 0.7, lambda u, v: (u * u + v * v <= 1) & (u * u + v * v >= 0.3)),
+    "square": Shape(1.96, lambda u, v: np.maximum(abs(u), abs(v)) <= 0.7),
+    "star": Shape(1.1225699, lambda u, v: _sides(5, math.cos(2 * math.pi / 5), u, v) <= 1),
+    "triangle": Shape(1.2990381, lambda u, v: _sides(3, 0.5, u, v) == 0),
+}
+"""The shapes that are classes. A star is where at most one of its five lines is crossed."""
+
+DISTRACTORS = {
+    "bar": Shape(0.8536, lambda u, v: (abs(u) <= 0.97) & (abs(v) <= 0.22)),
+    "crescent": Shape(1.5297, lambda u, v: (u * u + v * v <= 1) & ((u - 0.5) ** 2 + v * v >= 0.64)),
+    "half": Shape(math.pi / 2, lambda u, v: (u * u + v * v <= 1) & (v >= 0)),
+    "ell": Shape(0.96, lambda u, v: (abs(u) <= 0.65) & (abs(v) <= 0.75) & ((u <= -0.25) | (v >= 0.35))),
+}  # fmt: skip
+"""Shapes of no class."""
+
+
+def shape_mask(shape: Shape, x: float, y: float, radius: float, turn: float, size: int) -> NDArray[np.bool_]:
+    """The pixels of a shape.
+
+    Args:
+        shape: which.
+        x: its centre, in pixels from the left edge.
+        y: the same from the top.
+        radius: of its circle, in pixels.
+        turn: clockwise, in radians.
+        size: the picture's side, in pixels.
+
+    Returns:
+        bool size×size: set where the pixel's centre (column + 0.5, row + 0.5) lies in the shape.
+
+    >>> shape_mask(SHAPES["square"], 2, 2, 2, 0, 4).astype(int).tolist()
+    [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    """
+    right = (np.arange(size) + 0.5 - x)[None, :] / radius
+    down = (np.arange(size) + 0.5 - y)[:, None] / radius
+    return shape.inside(right * math.cos(turn) + down * math.sin(turn), down * math.cos(turn) - right * math.sin(turn))
