@@ -20,6 +20,7 @@ from camlucida.models import Model, open_model
 from camlucida.preprocess import Preprocess, View
 from camlucida.runner import residuals
 from camlucida.targets import Activation, Classes
+from camlucida.views import Views, seen_from
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,6 +43,7 @@ def explain(
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
     activation: Activation | None = None,
+    views: Views = "one",
 ) -> Explanation:
     """Explain what a classifier sees in pictures.
 
@@ -59,6 +61,8 @@ def explain(
         labels: the classes' names; None takes the model's own.
         activation: how logits become probabilities: "softmax", "sigmoid" (several labels at once) or "none"; None takes
             what the model itself ends in, else sigmoid for a single logit and softmax for more.
+        views: maps as the mean over the input as it is ("one"), mirrored ("flips"), and turned by quarters too
+            ("dihedral"); see ``camlucida.views``.
 
     Raises:
         CamlucidaError: a subclass says what was wrong with picture, model, classes or method.
@@ -70,7 +74,7 @@ def explain(
         (('cat',), (10, 10))
     """
     explainer = Explainer(
-        model, method=method, layer=layer, preprocess=preprocess, labels=labels, activation=activation
+        model, method=method, layer=layer, preprocess=preprocess, labels=labels, activation=activation, views=views
     )
     return explainer(images, classes)
 
@@ -90,13 +94,14 @@ class Explainer:
         preprocess: Preprocess | None = None,
         labels: Sequence[str] | None = None,
         activation: Activation | None = None,
+        views: Views = "one",
     ) -> None:
         self.model = open_model(model)
         self.method = find_method(method)
         self.preprocess = preprocess or self.model.preprocess
         self.labels = tuple(labels) if labels is not None else self.model.labels
         self.activation = activation or self.model.activation
-        self.runner = self.model.runner(self.method, None if layer == "last" else layer)
+        self.runner = seen_from(self.model.runner(self.method, None if layer == "last" else layer), views)
 
     def __call__(self, images: Images, classes: Classes = 1) -> Explanation:
         """Explain pictures or a preprocessed tensor; see ``explain``. All pictures are held in memory."""
