@@ -1,0 +1,1 @@
+"""The server: an HTTP interface to explanations, with its own limits, and the page."""
