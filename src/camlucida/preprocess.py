@@ -258,9 +258,10 @@ class Preprocess:
         top, left = (_offset(*sides) for sides in zip(resized_hw, self.size_hw, strict=True))
         view = View(image_hw, _seen_xyxy(image_hw, resized_hw, (top, left), self.size_hw))
         image = self._resize(Image.fromarray(pixels), resized_hw, (top, left), view)
-        values = np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255)
-        mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (self.mean, self.std))
-        return np.ascontiguousarray((values - mean) / std), view
+        mean, std = (np.array(numbers, np.float32)[:, None] for numbers in (self.mean, self.std))
+        table = (np.arange(256, dtype=np.float32) / np.float32(255) - mean) / std  # of each channel's 256 levels
+        planes = np.asarray(image).transpose(2, 0, 1)
+        return np.stack([levels[plane] for levels, plane in zip(table, planes, strict=True)]), view
 
     def _resized_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Size of the whole picture after resizing, rounded as torchvision's `Resize` and timm's transforms round."""
