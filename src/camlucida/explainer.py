@@ -101,6 +101,7 @@ class Explainer:
         self.preprocess = preprocess or self.model.preprocess
         self.labels = tuple(labels) if labels is not None else self.model.labels
         self.activation = activation or self.model.activation
+        self.views = views
         self.runner = seen_from(self.model.runner(self.method, None if layer == "last" else layer), views)
 
     def __call__(self, images: Images, classes: Classes = 1) -> Explanation:

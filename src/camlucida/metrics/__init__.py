@@ -11,17 +11,28 @@ from .localization import (
     MaxBoxAcc,
     PxAP,
     box_overlaps,
+    part_overlaps,
 )
+from .mosaic import GridPointing
+from .overlap import BestLocalization, BoxExtents, Extents, MaskIoU, MaxLocalization, MaxMaskIoU
 from .pointing import EnergyPointing, PointingGame
 
 __all__ = [
+    "BestLocalization",
     "BoxAccuracy",
+    "BoxExtents",
     "EnergyPointing",
+    "Extents",
+    "GridPointing",
     "Localization",
     "LocalizationScores",
+    "MaskIoU",
     "MaxBoxAcc",
+    "MaxLocalization",
+    "MaxMaskIoU",
     "Metric",
     "PointingGame",
     "PxAP",
     "box_overlaps",
+    "part_overlaps",
 ]

@@ -7,9 +7,9 @@ them (single linkage). This costs one pass over the pixels, not one for each of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from ..errors import CamlucidaError
 from ..localize import components
+
+Wanted = Literal["all", "largest"]
 
 STEPS = 128  # fine steps in one 8-bit level: pixels of one level climb by the map's own order, so hills stay few
 
@@ -83,13 +85,20 @@ def fine_levels(heatmap: NDArray[Any]) -> NDArray[np.int32]:
     return fine
 
 
-def outer_parts(fine: NDArray[np.int32], *, largest: bool) -> LevelParts:
+def outer_parts(fine: NDArray[np.int32], wanted: Sequence[Wanted]) -> list[LevelParts]:
     """The 8-connected parts of `values >= level`: all, or at each level only the one of most pixels.
 
     Equal areas: the part of the first pixel in reading order, as in `localize.components`.
+
+    Args:
+        fine: int32 H×W from `fine_levels`.
+        wanted: "all", "largest" or both; both cost little more than one.
+
+    Returns:
+        One LevelParts for each that is wanted.
     """
-    if not largest:
-        return level_parts(fine, 8)
+    if "largest" not in wanted:
+        return [level_parts(fine, 8)] * len(wanted)
     values = (fine // STEPS).astype(np.int64)
     parts = level_parts(fine, 8, Weights(np.arange(fine.size), values.ravel()))
 
@@ -97,31 +106,27 @@ def outer_parts(fine: NDArray[np.int32], *, largest: bool) -> LevelParts:
         box: NDArray[np.int64] = components(values, values >= level).boxes[0]
         return box
 
-    return _largest(parts, set(), first_box)
+    return [parts if one == "all" else _largest(parts, set(), first_box) for one in wanted]
 
 
-def contours(fine: NDArray[np.int32], *, largest: bool) -> LevelParts:
+def contours(fine: NDArray[np.int32], wanted: Sequence[Wanted]) -> list[LevelParts]:
     """What `cv2.findContours` with the tree mode boxes in `values >= level`: 8-connected parts, and their holes.
 
     Args:
         fine: int32 H×W from `fine_levels`, not constant.
-        largest: keep at each level only the contour of the largest area (`cv2.contourArea`; of equal ones, the first).
+        wanted: "all"; "largest", at each level only the contour of the largest area (`cv2.contourArea`; of equal ones,
+            the first); or both, which cost little more than one.
 
     Returns:
-        LevelParts. The contour of a hole runs along the pixels around it: its box is the hole's, grown by one pixel.
+        One LevelParts for each that is wanted. The contour of a hole runs along the pixels around it: its box is the
+        hole's, grown by one pixel.
     """
     height, width = fine.shape
     inverted = 256 * STEPS - 1 - fine  # 8-bit levels turn into 255 - level
     found = level_parts(inverted, 4)
     inside = ((found.boxes > 0) & (found.boxes < [width + 1, height + 1, width, height])).all(axis=1)
     hole_levels, hole_boxes = 256 - found.levels[inside], found.boxes[inside] + np.array([-1, -1, 1, 1])
-    if not largest:
-        parts = level_parts(fine, 8)
-        return LevelParts(
-            np.concatenate([parts.levels, hole_levels]),
-            np.concatenate([parts.boxes, hole_boxes]),
-            np.zeros(parts.levels.size + hole_levels.size, np.int64),
-        )
+    parts = level_parts(fine, 8, _block_areas(fine) if "largest" in wanted else None)
 
     # A hole's contour is never larger than the one around it, so only outer contours compete. Where there are no holes,
     # their area is half a pixel for each 2×2 block with three pixels set, and one for each with four.
@@ -132,7 +137,12 @@ def contours(fine: NDArray[np.int32], *, largest: bool) -> LevelParts:
         x, y, w, h = cv2.boundingRect(max(lines, key=cv2.contourArea))
         return np.array([x, y, x + w, y + h])
 
-    return _largest(level_parts(fine, 8, _block_areas(fine)), set(hole_levels.tolist()), box_of_cv2)
+    every = LevelParts(
+        np.concatenate([parts.levels, hole_levels]),
+        np.concatenate([parts.boxes, hole_boxes]),
+        np.zeros(parts.levels.size + hole_levels.size, np.int64),
+    )
+    return [every if one == "all" else _largest(parts, set(hole_levels.tolist()), box_of_cv2) for one in wanted]
 
 
 def _block_areas(fine: NDArray[np.int32]) -> Weights:

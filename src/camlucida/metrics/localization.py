@@ -80,6 +80,18 @@ def box_overlaps(
     >>> box_overlaps(heatmap, [[50, 50, 60, 60]], mode="exact")[500].item()
     1.0
     """
+    return part_overlaps(heatmap, boxes_xyxy, (parts,), mode=mode)[0]
+
+
+def part_overlaps(
+    heatmap: ArrayLike, boxes_xyxy: ArrayLike, parts: Sequence[Parts], *, mode: Mode = "protocol"
+) -> list[NDArray[np.float64]]:
+    """`box_overlaps` for each of `parts`, in about the time of one: they share their component trees.
+
+    >>> heatmap = np.zeros((9, 9)); heatmap[0, 0] = heatmap[4:7, 4:7] = 1
+    >>> [one[500].item() for one in part_overlaps(heatmap, [[0, 0, 1, 1]], ("all", "largest"), mode="exact")]
+    [1.0, 0.0]
+    """
     values = as_heatmap(heatmap)
     if max(values.shape) > _SIDE:
         raise CamlucidaError(f"heatmap: expected sides of at most {_SIDE} pixels, got {values.shape}; resize it")
@@ -88,28 +100,32 @@ def box_overlaps(
         raise CamlucidaError("boxes: expected at least one true box an image, got none; leave such images out")
     fine = fine_levels(values)
     constant = not fine.any()
-    best = np.zeros(256)
     if mode == "exact":
         if constant:
-            return best[_LEVELS]
-        found = outer_parts(fine, largest=parts == "largest")
-        levels, boxes = found.levels, found.boxes
+            return [np.zeros(THRESHOLDS.size) for _ in parts]
+        found = [(one.levels, one.boxes) for one in outer_parts(fine, parts)]
     else:
         if (truth < 0).any():
             raise CamlucidaError(
                 f"boxes: protocol mode needs coordinates of at least 0, got {truth.min():g}; clip them"
             )
         if constant:
-            levels, boxes = np.arange(256), np.zeros((256, 4), np.int64)
+            found = [(np.arange(256), np.zeros((256, 4), np.int64)) for _ in parts]
         else:
-            found = contours(fine, largest=parts == "largest")
-            levels, boxes = found.levels, found.boxes
-            boxes[:, 2:] = np.minimum(boxes[:, 2:], [values.shape[1] - 1, values.shape[0] - 1])
+            found = [(one.levels, one.boxes) for one in contours(fine, parts)]
         # The benchmark adds 1 to widths and heights: the same as half-open boxes with x2 and y2 one further.
-        boxes[:, 2:] += 1
+        inside = np.array([values.shape[1] - 1, values.shape[0] - 1])
+        found = [
+            (levels, np.concatenate([boxes[:, :2], np.minimum(boxes[:, 2:], inside) + 1], axis=1))
+            for levels, boxes in found
+        ]
         truth = np.trunc(truth) + np.array([0, 0, 1, 1])
-    np.maximum.at(best, levels, _best_overlaps(boxes, truth))
-    return best[_LEVELS]
+    overlaps = []
+    for levels, boxes in found:
+        best = np.zeros(256)
+        np.maximum.at(best, levels, _best_overlaps(boxes, truth))
+        overlaps.append(best[_LEVELS])
+    return overlaps
 
 
 class MaxBoxAcc(Metric):

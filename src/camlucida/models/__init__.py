@@ -29,6 +29,7 @@ class Model:
         labels: names of the classes, if known.
         activation: how logits become probabilities, if the source says.
         note: what a user should be told with every result.
+        calibration: how boxes and masks are made of its maps (``calibrate.Calibration``), if that was stored with it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Model:
     labels: tuple[str, ...] | None = None
     activation: Activation | None = None
     note: str = ""
+    calibration: Any = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class Source:
     opener: str
 
     def claims(self, name: str) -> bool:
-        """Whether a name is of this source: ``timm:…`` by its beginning, ``….onnx`` by its ending."""
+        """Whether a name is of this source: by its beginning (``timm:…``), ending (``….onnx``), or a run's record."""
+        if self.pattern == "RUN/":
+            return (Path(name) / "model.json").is_file()
         if self.pattern.endswith(":NAME"):
             return name.startswith(self.pattern.removesuffix("NAME"))
         if self.pattern == "FILE.py:FUNCTION":
@@ -62,23 +66,34 @@ SOURCES = (
     Source("torchvision:NAME", "a torchvision model with its weights [zoo]", "camlucida.models.zoo:open_torchvision"),
     Source("hf:NAME", "a Hugging Face image classifier, by hub name or folder [zoo]", "camlucida.models.zoo:open_hf"),
     Source("FILE.py:FUNCTION", "a function of your own that returns an nn.Module", "camlucida.models.module:open_file"),
-    Source("FILE.onnx", "an ONNX file with outputs logits and maps", "camlucida.models.onnx_file:open_onnx"),
+    Source("RUN/", "the folder of a training run (camlucida train) [train]", "camlucida.training.run:open_run"),
+    Source("FILE.onnx", "an ONNX classifier, with maps or without", "camlucida.models.onnx_file:open_onnx"),
 )  # fmt: skip
 """Add your own: a line here, and its opener ``(name) -> Model``."""
 
 
-def open_model(model: nn.Module | Model | str | Path | None = None) -> Model:
+def open_model(
+    model: nn.Module | Model | str | Path | None = None,
+    *,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
+) -> Model:
     """Open a model by name, or wrap a module.
 
     Args:
         model: see ``SOURCES`` for names; None is the demonstration model; an ``nn.Module`` is taken as it is, with
             timm's own preprocessing where it carries one, else ImageNet's usual at 224 pixels.
+        providers: what runs an ONNX model; see ``onnx_file.open_onnx``.
+        threads: of an ONNX model on the CPU; None: as many as there are cores.
 
     Raises:
-        ModelError: no source knows the name, or the model cannot be opened.
+        ModelError: no source knows the name, or the model cannot be opened; or providers or threads are given for a
+            model that is no ONNX file.
         MissingExtraError: its source needs an optional dependency.
     """
+    engine: dict[str, Any] = {"providers": providers, "threads": threads} if providers or threads is not None else {}
     if isinstance(model, Model):
+        _refuse(engine, model.name)
         return model
     name = "demo" if model is None else str(model) if isinstance(model, str | Path) else ""
     if not name:
@@ -86,13 +101,21 @@ def open_model(model: nn.Module | Model | str | Path | None = None) -> Model:
             raise ModelError(f"model: expected an nn.Module or one of {', '.join(known_sources())}; got {type(model)}")
         from camlucida.models.module import wrap
 
+        _refuse(engine, type(model).__name__)
         return wrap(model)  # type: ignore[arg-type]
     for source in SOURCES:
         if source.claims(name):
             module, _, function = source.opener.partition(":")
-            opened: Model = getattr(importlib.import_module(module), function)(name)
+            if module != "camlucida.models.onnx_file":
+                _refuse(engine, name)
+            opened: Model = getattr(importlib.import_module(module), function)(name, **engine)
             return opened
     raise ModelError(f"{name}: no such kind of model; expected one of {', '.join(known_sources())}")
+
+
+def _refuse(engine: dict[str, Any], name: str) -> None:
+    if engine:
+        raise ModelError(f"{name}: providers and threads are chosen for ONNX models, by name; this is none")
 
 
 def known_sources() -> Sequence[str]:

@@ -1,0 +1,136 @@
+"""The grid pointing game: mosaics of pictures that the model knows well, and which tile each class's map points at.
+
+Böhle, Fritz and Schiele, "Convolutional Dynamic Alignment Networks for Interpretable Classifications", CVPR 2021: tiles
+are pictures of different classes, classified rightly and with most confidence; the network sees the mosaic at the size
+of all its tiles, so each tile as large as the pictures it was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from camlucida.data.record import Record
+from camlucida.errors import ImageError, ModelError
+from camlucida.explainer import Explainer
+from camlucida.metrics import GridPointing
+
+TILES = 2
+
+
+@dataclass(frozen=True)
+class Known:
+    """A picture that the model classifies rightly.
+
+    Attributes:
+        index: of its record.
+        label: its class in the data.
+        confidence: of the model.
+        thing: whether its class is something that lies somewhere; a background class ("none") is not.
+    """
+
+    index: int
+    label: int
+    confidence: float
+    thing: bool = True
+
+
+def layouts(known: Sequence[Known], count: int, seed: int) -> list[tuple[Known, ...]]:
+    """Mosaics of four pictures.
+
+    Of each class the most confident half is used. With four classes or more all tiles are of different classes. With
+    two or three, one thing's class has one tile and the others share the rest; then only that one is asked for (see
+    ``asked``). Tiles lie in random order.
+
+    Args:
+        known: pictures classified rightly.
+        count: of mosaics.
+        seed: of the random choice.
+
+    Returns:
+        ``count`` mosaics of TILES² pictures; none where fewer than two classes are known, or no thing.
+    """
+    by_class: dict[int, list[Known]] = {}
+    for one in sorted(known, key=lambda one: (-one.confidence, one.index)):
+        by_class.setdefault(one.label, []).append(one)
+    pools = [pool[: (len(pool) + 1) // 2] for pool in by_class.values()]
+    things = [place for place, pool in enumerate(pools) if pool[0].thing]
+    if len(pools) < 2 or not things:
+        return []
+    rng = np.random.default_rng(seed)
+    mosaics = []
+    for _ in range(count):
+        first = things[rng.integers(len(things))]
+        others = rng.permutation([place for place in range(len(pools)) if place != first])
+        few = len(pools) < TILES**2
+        places = [first, *(rng.choice(others, TILES**2 - 1) if few else others[: TILES**2 - 1])]
+        tiles = [pools[place][rng.integers(len(pools[place]))] for place in places]
+        mosaics.append(tuple(tiles[place] for place in rng.permutation(TILES**2)))
+    return mosaics
+
+
+def asked(mosaic: Sequence[Known]) -> list[int]:
+    """The tiles that hold a thing whose class is on no other tile."""
+    labels = [one.label for one in mosaic]
+    return [place for place, one in enumerate(mosaic) if one.thing and labels.count(one.label) == 1]
+
+
+def play(
+    explainer: Explainer,
+    records: Sequence[Record],
+    ids: dict[int, int],
+    mosaics: Sequence[tuple[Known, ...]],
+    batch: int,
+) -> Iterator[tuple[dict[str, NDArray[Any]], tuple[int, int]]]:
+    """The counters of ``GridPointing`` for each mosaic, and the size at which the network saw a tile.
+
+    A model of fixed input size sees the whole mosaic at that size, its tiles at half.
+
+    Args:
+        explainer: the prepared model.
+        records: of the dataset; tiles name them by index.
+        ids: the model's class of each class of the data.
+        mosaics: see ``layouts``.
+        batch: pictures that go through the model at once; of mosaics, which are four times as large, a quarter.
+    """
+    whole = True
+    step = max(1, batch // TILES**2)
+    for start in range(0, len(mosaics), step):
+        some = mosaics[start : start + step]
+        try:
+            inputs = np.stack([_mosaic(explainer, records, one) for one in some])
+        except ImageError:  # gone since it was read the first time
+            continue
+        classes = np.array([[ids[tile.label] for tile in one] for one in some], np.int64)
+        if whole:
+            try:
+                made = explainer.runner.explain(inputs, classes, explainer.labels)
+            except ModelError:
+                if start:
+                    raise
+                whole = False
+        if not whole:
+            made = explainer.runner.explain(_halved(inputs), classes, explainer.labels)
+        tile_hw = (inputs.shape[2] // TILES, inputs.shape[3] // TILES)
+        for mosaic, maps in zip(some, made.maps, strict=True):
+            metric = GridPointing(TILES)
+            places = asked(mosaic)
+            metric.update([maps[place] for place in places], places)
+            yield metric.counters, tile_hw if whole else (tile_hw[0] // TILES, tile_hw[1] // TILES)
+
+
+def _mosaic(explainer: Explainer, records: Sequence[Record], mosaic: Sequence[Known]) -> NDArray[np.float32]:
+    tiles = [explainer.preprocess(records[one.index].example.read().pixels)[0] for one in mosaic]
+    rows = [np.concatenate(tiles[start : start + TILES], axis=2) for start in range(0, TILES**2, TILES)]
+    return np.concatenate(rows, axis=1)
+
+
+def _halved(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    size_wh = (inputs.shape[3] // TILES, inputs.shape[2] // TILES)
+    planes = [[cv2.resize(plane, size_wh, interpolation=cv2.INTER_AREA) for plane in one] for one in inputs]
+    return np.array(planes, np.float32)

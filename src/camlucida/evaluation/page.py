@@ -1,0 +1,173 @@
+"""An evaluation as one self-contained HTML page: verdict, numbers, curves, cases, classes; no script; light, dark."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+
+from camlucida.evaluation.curves import curves_svg
+from camlucida.evaluation.result import Box, Case, Evaluation, Figure
+from camlucida.evaluation.table import limits, share, signed
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2430; --paper: #fff; --soft: #5b6472; --line: #d8dde5; --card: #f5f7fa;
+  --bad: #a1121f; --bad-paper: #fdecee; --c0: #1b6ac9; --c1: #b4530a; --c2: #6b3fa0; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --paper: #14171c; --soft: #9aa4b2; --line: #343b46;
+  --card: #1d222a; --bad: #ffb3ba; --bad-paper: #43161b; --c0: #6db1ff; --c1: #ffae66; --c2: #c7a2ff; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 76rem; padding: 1.5rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+p { margin: .25rem 0; } .soft { color: var(--soft); }
+.warnings { margin: 1rem 0; padding: .75rem 1rem; border-left: .4rem solid var(--bad); background: var(--bad-paper);
+  color: var(--bad); font-weight: 600; list-style: none; } .warnings li + li { margin-top: .4rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .75rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+th.number, td.number { text-align: right; white-space: nowrap; } tr.group th { padding-top: 1rem; }
+td:first-child { min-width: 15rem; }
+td .below { color: var(--bad); font-weight: 600; } .beside { white-space: nowrap; display: inline-block;
+  margin-right: 1rem; }
+.curves { width: 100%; max-width: 44rem; height: auto; font: 12px system-ui, sans-serif; }
+.curves text { fill: var(--soft); } .curves .grid { stroke: var(--line); }
+path.curve { fill: none; stroke-width: 2; } path.c0 { stroke: var(--c0); } path.c1 { stroke: var(--c1); }
+path.c2 { stroke: var(--c2); } path.baseline { stroke: var(--soft); stroke-dasharray: 5 4; }
+circle.c0, .curves text.c0 { fill: var(--c0); } circle.c1, .curves text.c1 { fill: var(--c1); }
+circle.c2, .curves text.c2 { fill: var(--c2); } circle.baseline { fill: var(--soft); }
+.cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1rem; }
+figure { margin: 0; background: var(--card); border-radius: .5rem; padding: .5rem; }
+figure svg { display: block; width: 100%; height: 10rem;
+  margin-bottom: .35rem; }
+figcaption { font-size: .8rem; overflow-wrap: anywhere; } figcaption b { font-variant-numeric: tabular-nums; }
+rect { fill: none; vector-effect: non-scaling-stroke; } rect.halo { stroke: #000; stroke-opacity: .6; stroke-width: 5; }
+rect.guess { stroke: #fff; stroke-width: 2.5; } rect.true { stroke: #3ee06c; stroke-width: 2.5; stroke-dasharray: 7 4; }
+.key { display: inline-block; width: 2rem; height: 0; border-top: 3px solid #fff; outline: 1px solid #000;
+  vertical-align: middle; } .key.true { border-top: 3px dashed #1f9c46; outline: none; }
+"""
+
+_KINDS = {"best": "The best", "median": "Around the median", "worst": "The worst"}
+
+
+def page(evaluation: Evaluation) -> str:
+    """The page: nothing on it comes from elsewhere, and every name from data or model is escaped.
+
+    Args:
+        evaluation: what it shows; its numbers are those of ``Evaluation.to_dict``.
+    """
+    title = f"{evaluation.model} on {evaluation.dataset}"
+    parts = [
+        '<!doctype html><html lang="en"><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title><style>{STYLE}</style><body><h1>{escape(title)}</h1>",
+        f'<p class="soft">{evaluation.pictures} pictures · method {escape(evaluation.method)} · '
+        f"{escape(evaluation.mode)} mode · operating point: {escape(str(evaluation.calibration))}</p>",
+        f'<p class="soft">{escape(evaluation.note)}</p>' if evaluation.note else "",
+        _warnings(evaluation.warnings),
+        _figures(evaluation.figures),
+    ]
+    if evaluation.curves:
+        parts += [
+            "<h2>Box accuracy against the threshold</h2>",
+            '<p class="soft">The share of pictures with a box of at least this overlap, any part, at one threshold for '
+            "all; dots: each line's best threshold. Dashed: centred boxes of one size, IoU ≥ 0.5.</p>",
+            curves_svg(evaluation.thresholds, evaluation.curves),
+        ]
+    parts += [_cases(evaluation.cases), _classes(evaluation), _ending(evaluation), "</body></html>\n"]
+    return "".join(parts)
+
+
+def _warnings(warnings: tuple[str, ...]) -> str:
+    items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
+    return f'<ul class="warnings" role="alert">{items}</ul>' if items else ""
+
+
+def _figures(figures: tuple[Figure, ...]) -> str:
+    rows = ['<h2>Numbers</h2><div class="wide"><table><tr><th></th><th class="number">maps</th>'
+            '<th class="number">95 %</th><th class="number">pictures</th>'
+            "<th>beside it (what the maps gain, 95 %)</th></tr>"]  # fmt: skip
+    group = ""
+    for figure in figures:
+        if figure.group != group:
+            group = figure.group
+            rows.append(f'<tr class="group"><th colspan="5">{escape(group)}</th></tr>')
+        at = "" if figure.threshold is None else f' <span class="soft">at {figure.threshold:.3f}</span>'
+        beside = []
+        for one in figure.baselines:
+            gain = signed(one.gain.value)
+            if one.gain.low is not None and one.gain.high is not None:
+                gain += f", {signed(one.gain.low)} to {signed(one.gain.high)}"
+            kind = ' class="below"' if one.gain.value < 0 else ""
+            beside.append(
+                f'<span class="beside">{escape(one.name)} {share(one.value.value)} (<span{kind}>{gain}</span>)</span>'
+            )
+        rows.append(
+            f'<tr data-key="{escape(figure.key)}"><td>{escape(figure.title)}{at}</td>'
+            f'<td class="number value">{share(figure.value.value)}</td>'
+            f'<td class="number">{limits(figure.value)}</td><td class="number">{figure.pictures}</td>'
+            f"<td>{' '.join(beside)}</td></tr>"
+        )
+    return "".join([*rows, "</table></div>"])
+
+
+def _cases(cases: tuple[Case, ...]) -> str:
+    if not cases:
+        return ""
+    parts = ['<h2>Cases</h2><p class="soft"><span class="key"></span> box of the map &nbsp; '
+             '<span class="key true"></span> true box</p>']  # fmt: skip
+    for kind, heading in _KINDS.items():
+        shown = [case for case in cases if case.kind == kind]
+        if shown:
+            parts.append(f'<h2>{heading}</h2><div class="cases">{"".join(map(_case, shown))}</div>')
+    return "".join(parts)
+
+
+def _case(case: Case) -> str:
+    height, width = case.size_hw
+    picture = base64.b64encode(case.jpeg).decode()
+    boxes = "".join(
+        _rect(box, shape) for kind, some in (("true", case.true_boxes), ("guess", case.boxes))
+        for box in some for shape in ("halo", kind)
+    )  # fmt: skip
+    wrong = "" if case.predicted.casefold() == case.label.casefold() else f", taken for {escape(case.predicted)}"
+    return (
+        f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(case.id)}">'
+        f'<image width="{width}" height="{height}" href="data:image/jpeg;base64,{picture}"/>{boxes}</svg>'
+        f"<figcaption><b>{case.overlap:.3f}</b> {escape(case.label)}{wrong}<br>"
+        f'<span class="soft">{escape(case.id)}</span></figcaption></figure>'
+    )
+
+
+def _rect(box: Box, kind: str) -> str:
+    x1, y1, x2, y2 = box
+    return f'<rect class="{kind}" x="{x1:g}" y="{y1:g}" width="{x2 - x1:g}" height="{y2 - y1:g}"/>'
+
+
+def _classes(evaluation: Evaluation) -> str:
+    names = ("pictures", "top1", "gt_known", "iou", "pointing", "mask_iou")
+    titles = ("pictures", "top-1", "GT-known Loc", "box IoU", "pointing", "mask IoU")
+    rows = ['<h2>Classes</h2><div class="wide"><table><tr><th>class</th>'
+            + "".join(f'<th class="number">{title}</th>' for title in titles) + "</tr>"]  # fmt: skip
+    for row in evaluation.classes:
+        cells = []
+        for name in names:
+            value = getattr(row, name)
+            text = "–" if value is None else str(value) if isinstance(value, int) else share(value)
+            cells.append(f'<td class="number">{text}</td>')
+        rows.append(f"<tr><td>{escape(row.name)}</td>{''.join(cells)}</tr>")
+    return "".join([*rows, "</table></div>"])
+
+
+def _ending(evaluation: Evaluation) -> str:
+    facts = evaluation.settings
+    parts = []
+    if facts.get("bootstrap"):
+        parts.append(
+            f"Intervals: {facts['interval']} % of {facts['bootstrap']} resamples of the pictures "
+            f"(seed {facts['seed']}); gains are paired."
+        )
+    if evaluation.skipped:
+        names = "".join(f"<li>{escape(one)}</li>" for one in evaluation.skipped[:50])
+        parts.append(f"{len(evaluation.skipped)} could not be read: <ul>{names}</ul>")
+    if evaluation.unlabelled:
+        parts.append(f"{evaluation.unlabelled} records without a class were left out.")
+    return f'<p class="soft">{" ".join(parts)}</p>' if parts else ""

@@ -1,0 +1,104 @@
+"""Augmentations of one picture by name: one visible dict. What is drawn depends on the given generator alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from camlucida.training.config import Augment
+
+Pixels = NDArray[np.uint8]
+"""H×W×3, RGB."""
+
+
+def none(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
+    """The picture at this size.
+
+    >>> none(np.zeros((4, 6, 3), np.uint8), 8, np.random.default_rng(0)).shape
+    (8, 8, 3)
+    """
+    return _resized(picture, size)
+
+
+def flips(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
+    """Mirrored left to right half of the time."""
+    resized = _resized(picture, size)
+    return resized[:, ::-1] if rng.random() < 0.5 else resized
+
+
+def dihedral(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
+    """One of the square's eight symmetries, moved by up to a twelfth of its side; what comes in is mirrored."""
+    resized = _resized(picture, size)
+    most = size // 12
+    x, y = rng.integers(2 * most + 1, size=2)
+    if most:
+        wide = cv2.copyMakeBorder(resized, most, most, most, most, cv2.BORDER_REFLECT_101)
+        resized = wide[y : y + size, x : x + size]
+    turned = np.rot90(resized, int(rng.integers(4)))
+    return turned[:, ::-1] if rng.random() < 0.5 else turned
+
+
+def affine(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
+    """One of the square's eight symmetries, turned by up to 29 degrees more, scaled by 0.78 to 1.28, moved by up to a
+    twelfth of its side, and of another brightness and contrast; what comes in is mirrored.
+    """
+    resized = _resized(picture, size)
+    angle, log_scale, log_gain = rng.uniform(-0.5, 0.5), rng.uniform(-0.25, 0.25), rng.uniform(-0.25, 0.25)
+    matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), np.degrees(angle), np.exp(log_scale))
+    matrix[:, 2] += rng.uniform(-size / 12, size / 12, 2)
+    moved = cv2.warpAffine(np.ascontiguousarray(resized), matrix, (size, size), borderMode=cv2.BORDER_REFLECT_101)
+    bright: Pixels = np.clip(moved * np.float32(np.exp(log_gain)) + rng.uniform(-15, 15), 0, 255).astype(np.uint8)
+    turned = np.rot90(bright, int(rng.integers(4)))
+    return turned[:, ::-1] if rng.random() < 0.5 else turned
+
+
+def crops(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
+    """A random crop (30 to 100 % of the area, aspect 0.6 to 1.67), mirrored half of the time, with mild changes of
+    brightness, contrast and saturation; grey one time in twenty.
+    """
+    height, width = picture.shape[:2]
+    crop_h, crop_w = height, width
+    for _ in range(5):
+        area = rng.uniform(0.3, 1.0) * height * width
+        aspect = np.exp(rng.uniform(np.log(0.6), np.log(1 / 0.6)))
+        across, down = max(1, round(np.sqrt(area * aspect))), max(1, round(np.sqrt(area / aspect)))
+        if across <= width and down <= height:
+            crop_h, crop_w = down, across
+            break
+    x, y = rng.integers(width - crop_w + 1), rng.integers(height - crop_h + 1)
+    out = _resized(picture[y : y + crop_h, x : x + crop_w], size)
+    if rng.random() < 0.5:
+        out = out[:, ::-1]
+    if rng.random() < 0.8:
+        gain, offset, colour = rng.uniform(0.7, 1.3), rng.uniform(-25, 25), rng.uniform(0.4, 1.4)
+        floats = out.astype(np.float32)
+        grey = floats @ np.array([[0.299], [0.587], [0.114]], np.float32)
+        out = np.clip((grey + (floats - grey) * colour) * gain + offset, 0, 255).astype(np.uint8)
+    if rng.random() < 0.05:
+        out = np.repeat(cv2.cvtColor(np.ascontiguousarray(out), cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    return out
+
+
+def _resized(picture: Pixels, size: int) -> Pixels:
+    height, width = picture.shape[:2]
+    if (height, width) == (size, size):
+        return picture
+    shrinks = height >= size and width >= size
+    made: Pixels = cv2.resize(
+        np.ascontiguousarray(picture), (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    return made
+
+
+AUGMENTS: dict[Augment, Callable[[Pixels, int, np.random.Generator], Pixels]] = {
+    "none": none,
+    "flips": flips,
+    "dihedral": dihedral,
+    "affine": affine,
+    "crops": crops,
+}
+"""Name -> (picture H×W×3 uint8, size, generator) -> size×size×3 uint8; the picture is not modified. Add your own here
+and to ``config.Augment``."""

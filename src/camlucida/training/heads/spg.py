@@ -1,0 +1,160 @@
+"""Self-produced guidance: sure cells of the class's map teach shallower layers what is object and what is background.
+
+Zhang et al., "Self-produced Guidance for Weakly-supervised Object Localization", ECCV 2018, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from camlucida.errors import TrainingError
+from camlucida.training.heads.acol import minmax, of_targets
+from camlucida.training.heads.base import Head, Step, criterion
+
+if TYPE_CHECKING:
+    from camlucida.training.trunks import Trunk
+
+FEW = 30 / 224**2
+"""With less than this share of the cells above the high threshold, the object is what exceeds ``RESCUE`` · maximum."""
+RESCUE = 0.7
+
+_MOST_SHARED, _MOST_LAST = 1024, 512  # units of the paper's branches B and C
+
+
+def seeds(attention: Tensor, high: float, low: float) -> tuple[Tensor, Tensor]:
+    """What a map is sure of: object above the high threshold, background below the low one, the rest left open.
+
+    Args:
+        attention: (B, 1, h, w) in [0, 1].
+        high: object is above it; where almost no cell is (``FEW``), above 0.7 of the map's maximum.
+        low: background is below it.
+
+    Returns:
+        object (bool) and sure (bool), each (B, 1, h, w); background is sure but no object.
+
+    >>> [one.tolist() for one in seeds(torch.tensor([[[[0.0, 0.3, 0.9]]]]), 0.7, 0.1)]
+    [[[[[False, False, True]]]], [[[[True, False, True]]]]]
+    """
+    above = attention > high
+    few = above.float().mean((1, 2, 3), keepdim=True) < FEW
+    above = torch.where(few, attention > RESCUE * attention.amax((2, 3), keepdim=True), above)
+    below = attention < low
+    return above & ~below, above | below
+
+
+def guidance(logits: Tensor, attention: Tensor, high: float, low: float) -> Tensor:
+    """Binary cross entropy of object against background, averaged over the sure cells of the batch.
+
+    Args:
+        logits: (B, 1, h, w), of being object.
+        attention: (B, 1, h, w) in [0, 1], the teacher; no gradient runs through it.
+        high: see ``seeds``.
+        low: see ``seeds``.
+
+    Returns:
+        A scalar; 0 if no cell is sure.
+    """
+    with torch.no_grad():
+        thing, sure = seeds(attention, high, low)
+    losses = F.binary_cross_entropy_with_logits(logits.float(), thing.float(), reduction="none")
+    return (losses * sure).sum() / sure.sum().clamp_min(1)
+
+
+class SPG(Head):
+    """A 1×1 convolution averaged over the grid, whose maps guide branches on shallower layers while training.
+
+    The class's map teaches branch B2 on the last stage; B2's answer teaches B1 on the stage before; their mean teaches
+    C on the features that the classifier reads. B1 and B2 share their last layers. All is compared on the finest of the
+    three grids. The branches are for training alone: maps and logits are the classifier's, and exact.
+
+    Args:
+        channels: of the features.
+        classes: K.
+        grid_hw: cells, not needed.
+        high: object is above this share of the map's range (B2's teacher).
+        low: background is below it.
+        high1: the same for B1's teacher.
+        low1: the same for B1's teacher.
+        high2: the same for C's teacher.
+        low2: the same for C's teacher.
+    """
+
+    reads_stages: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        grid_hw: tuple[int, int],
+        high: float = 0.7,
+        low: float = 0.01,
+        high1: float = 0.5,
+        low1: float = 0.05,
+        high2: float = 0.7,
+        low2: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.thresholds = ((high, low), (high1, low1), (high2, low2))
+        for above, below in self.thresholds:
+            if not 0 <= below < above < 1:
+                raise TrainingError(f"spg: expected thresholds 0 <= low < high < 1, got low {below:g}, high {above:g}")
+        self.classifier = nn.Conv2d(channels, classes, 1)
+        units = min(channels, _MOST_LAST)
+        self.last = nn.Sequential(_conv(channels, units), nn.ReLU(), nn.Conv2d(units, 1, 1))
+
+    def attach(self, trunk: Trunk) -> None:
+        """Make the branches on the trunk's last two stages."""
+        if len(trunk.channels) < 2:
+            raise TrainingError("spg: guides the last two stages, but this backbone has one; take one with more stages")
+        before, last = trunk.channels[-2:]
+        units = min(last, _MOST_SHARED)
+        self.first_branch, self.second_branch = (nn.Sequential(_conv(c, units), nn.ReLU()) for c in (before, last))
+        self.shared = nn.Sequential(_conv(units, units), nn.ReLU(), nn.Conv2d(units, 1, 1))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, K)."""
+        made: Tensor = self.classifier(features).mean((2, 3))
+        return made
+
+    def maps(self, features: Tensor) -> Tensor:
+        """The classifier at every cell, without its bias, over the number of cells: (B, K, h, w)."""
+        weight = self.classifier.weight.to(features.dtype)
+        return F.conv2d(features, weight) / (features.shape[2] * features.shape[3])
+
+    def bias(self) -> Tensor | None:
+        """The convolution's own."""
+        return self.classifier.bias
+
+    def loss(self, features: Tensor, stages: Sequence[Tensor], targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """The classification loss and the three branches' losses, summed; and the logits."""
+        before, last = stages[-2:]
+        size = before.shape[2:]
+        planes = self.classifier(features)
+        logits = planes.mean((2, 3))
+        with torch.no_grad():
+            attention = minmax(_at(size, of_targets(planes.float(), targets)))
+        second = _at(size, self.shared(self.second_branch(last)))
+        first = _at(size, self.shared(self.first_branch(before)))
+        third = _at(size, self.last(features))
+        fused = (first.sigmoid() + second.sigmoid()) / 2
+        taught = ((second, attention), (first, second.sigmoid()), (third, fused))
+        guided = [
+            guidance(answer, teacher.detach(), *pair)
+            for (answer, teacher), pair in zip(taught, self.thresholds, strict=True)
+        ]
+        return criterion(logits, targets, step) + sum(guided[1:], guided[0]), logits
+
+
+def _at(size: Sequence[int], maps: Tensor) -> Tensor:
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    layer = nn.Conv2d(inputs, outputs, 3, padding=1)
+    nn.init.kaiming_normal_(layer.weight)
+    return layer
