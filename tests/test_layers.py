@@ -306,3 +306,26 @@ def test_the_command_line_takes_several_layers():
 def test_number_of_stage_is_a_target_error(net, x):
     with pytest.raises(TargetError):
         TorchEngine(net, 7).run(x)
+
+
+class GrowsItsList(nn.Module):
+    """Dense connections kept in one list that grows after each call that read it, as DenseNet's are."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, 1, 1)
+        self.steps = nn.ModuleList(nn.Conv2d(4 * (i + 1), 4, 3, 1, 1) for i in range(2))
+        self.last = nn.Conv2d(12, 6, 3, 2, 1)
+        self.linear = nn.Linear(6, 3)
+
+    def forward(self, x):
+        made = [F.max_pool2d(self.stem(x).relu(), 2)]
+        for step in self.steps:
+            made.append(step(torch.cat(made, 1)).relu())
+        return self.linear(self.last(torch.cat(made, 1)).relu().mean((2, 3)))
+
+
+def test_a_list_that_the_network_extends_later_is_replayed_as_it_was():
+    net, x = GrowsItsList().eval(), torch.randn(2, 3, 16, 16)
+    assert [cl.explain(x, net, layer=n, method="gradcam").grid for n in (-1, -2, -3)] == [(4, 4), (8, 8), (16, 16)]
+    assert np.isfinite(cl.explain(x, net, layer="stages", method="gradcam").maps).all()

@@ -131,7 +131,8 @@ class Tape(TorchFunctionMode):
             values = tuple(value_of(tensor) for tensor in made)
             self.dependent.update(values)
             self.alive += made
-            self.steps.append(Step(func, nth, args, kwargs, inputs, values, tuple(made), changed))
+            kept = tuple(list(one) if isinstance(one, list) else one for one in args)  # the network may extend its list
+            self.steps.append(Step(func, nth, kept, kwargs, inputs, values, tuple(made), changed))
         return result
 
     def _swap(self, result: Any, made: list[Tensor]) -> Any:
