@@ -1,0 +1,144 @@
+"""The page: drop a picture, see what the classifier looked at. The server shows it, or a site of plain files does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+from dataclasses import asdict
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, get_args
+
+from camlucida.errors import ExportError, OutputError
+from camlucida.images import shown
+from camlucida.targets import Activation
+
+MODEL = "cam.onnx"
+SAMPLE = "sample.jpg"
+_SUFFIXES = (".html", ".css", ".js", ".svg")
+
+
+def page_files() -> dict[str, Traversable]:
+    """The page's files and the sample picture, by the names under which the page asks for them.
+
+    Beside them it asks for ``config.json``: ``{"engine": "server"}``, or what ``write_site`` writes; with
+    ``"sample": "sample.jpg"`` it offers the sample.
+
+    >>> sorted(page_files())[:3]
+    ['answer.js', 'app.js', 'boxes.js']
+    """
+    files = {file.name: file for file in resources.files(__name__).iterdir() if file.name.endswith(_SUFFIXES)}
+    return files | {SAMPLE: resources.files("camlucida") / "assets" / "chelsea.jpg"}
+
+
+def write_site(out: Path, model: Path | None = None, *, runtime: Path | None = None) -> Path:
+    """Write the page as plain files that run the model in the browser, for any server of files.
+
+    The folder takes its place when all of it is written; else nothing of it stays.
+
+    Args:
+        out: the folder; a site written before is replaced, any other folder that is not empty is refused.
+        model: an ONNX file with outputs ``logits``, ``maps`` and ``bias``; None: the demonstration model.
+        runtime: the npm package onnxruntime-web, as an archive or a folder; None fetches it (see ``runtime_files``).
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: the model is no such file.
+        ExportError: browsers cannot run it.
+        OutputError: the folder cannot be written, or the runtime cannot be had.
+    """
+    from camlucida.web.runtime import runtime_files
+
+    _check_place(out)
+    content, config = _described(model)
+    files = {name: file.read_bytes() for name, file in page_files().items()}
+    files |= {f"ort/{name}": data for name, data in runtime_files(runtime).items()}
+    files |= {MODEL: content, "config.json": json.dumps(config, ensure_ascii=False, indent=1).encode() + b"\n"}
+    _write(out, files)
+    return out
+
+
+def _described(model: Path | None) -> tuple[bytes, dict[str, Any]]:
+    """A model's file, and what the page must know of it."""
+    from camlucida.models.onnx_file import DEMO, open_demo, open_onnx
+    from camlucida.onnx.engine import Network, content_of
+
+    name = "demo" if model is None else shown(model.name)
+    again = f"{name}: %s; make one with camlucida export MODEL -o cam.onnx"
+    if model is None:
+        content = (resources.files("camlucida") / "assets" / DEMO).read_bytes()
+    elif model.suffix == ".onnx":
+        content = content_of(model, shown(model))
+    else:
+        raise ExportError(again % "the page runs ONNX files")
+    network = Network(content, name)
+    if not {"logits", "maps", "bias"} <= network.outputs.keys():
+        raise ExportError(again % f"has outputs {', '.join(network.outputs)}, and the page needs logits, maps and bias")
+    if network.batch not in (None, 1) or network.channels != 3:
+        shape = f"{network.batch or 'any number of'} pictures of {network.channels} channels at once"
+        raise ExportError(f"{name}: takes {shape}; the page has one of three: export it for that")
+    opened = open_demo() if model is None else open_onnx(str(model))
+    (logits,) = network.run(["logits"], network.blank())
+    width = logits.shape[1]
+    stored = network.metadata.get("activation")
+    activation = opened.activation or (stored if stored in get_args(Activation) else None)
+    config = {
+        "engine": "browser",
+        "model": MODEL,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "name": name.removesuffix(".onnx"),
+        "input": network.input,
+        "channels_last": network.channels_last,
+        "outputs": [one for one in ("logits", "maps", "bias", "top_ids") if one in network.outputs],
+        "classes": max(width, 2),
+        "labels": list(opened.labels) if opened.labels else None,
+        "preprocess": asdict(opened.preprocess),
+        "activation": activation or ("sigmoid" if width == 1 else "softmax"),
+        "note": "" if model is not None else "This is the demonstration model, which knows only everyday things.",
+        "sample": SAMPLE,
+    }
+    return content, config
+
+
+def _check_place(out: Path) -> None:
+    """Only what is empty, or a site of this page, may be replaced."""
+    try:
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return
+        if json.loads((out / "config.json").read_bytes()).get("engine") == "browser" and (out / MODEL).is_file():
+            return
+    except (OSError, ValueError, AttributeError):
+        pass  # it is something else
+    raise OutputError(f"{shown(out)}: is there already, and is not a site of this page; choose another folder")
+
+
+def _write(out: Path, files: dict[str, bytes]) -> None:
+    """All files into a folder beside its place, which is then moved there."""
+    scratch = out.parent / f".camlucida-{secrets.token_hex(8)}.part"
+    former = scratch.with_suffix(".old")
+    try:
+        for name, data in files.items():
+            path = scratch / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        if out.exists():
+            out.rename(former)
+        try:
+            scratch.rename(out)
+        except OSError:
+            if former.exists():
+                former.rename(out)
+            raise
+    except OSError as error:
+        raise OutputError(
+            f"{shown(out)}: cannot be written ({error.strerror or error}); choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
