@@ -14,6 +14,7 @@ import pytest
 from camlucida.errors import CamlucidaError, MethodError, ModelError, TargetError
 from camlucida.explainer import Explainer
 from camlucida.models import SOURCES, Model, open_model
+from camlucida.onnx.engine import Network
 from camlucida.onnx.session import OnnxRunner
 from camlucida.preprocess import Preprocess
 from camlucida.targets import Contrast
@@ -226,7 +227,8 @@ def test_an_onnx_file_of_any_size_takes_the_usual_preprocessing(tmp_path):
             {"outputs": ("logits", "maps")},
             r"bad.onnx: has outputs logits, maps, but not logits, maps and bias; .*with_maps",
         ),
-        ({"outputs": ("logits",)}, r"has outputs logits, but not"),
+        ({"outputs": ("maps",)}, r"has outputs maps, but not logits, maps and bias"),
+        ({"outputs": ("bias",)}, r"none of its outputs is of shape \(pictures, classes\): bias tensor\(float\) \[3\]"),
         ({"inputs": 2}, r"expected one input of pictures, got pictures, picture1"),
         ({"metadata": {"labels": "ant, bee"}}, r"its metadata 'labels' is not JSON \("),
         ({"metadata": {"preprocess": "[1]"}}, r"its metadata 'preprocess' does not describe one"),
@@ -263,7 +265,7 @@ def test_a_cut_onnx_file_is_refused(tiny, part):
 
 
 def test_the_wrong_input_is_a_model_error(tiny):
-    runner = OnnxRunner(tiny[0], "tiny")
+    runner = OnnxRunner(Network(tiny[0].read_bytes(), "tiny"))
     with pytest.raises(ModelError, match=r"tiny: failed on input \(2, 3, 9, 9\)"):
         runner.explain(np.zeros((2, 3, 9, 9), np.float32), 1, None)
 
@@ -291,10 +293,10 @@ def test_methods_and_layers_that_an_onnx_file_cannot_have(tiny):
         Explainer(tiny[0], method="camm")
 
     def own(passed, targets):
-        raise AssertionError
+        return passed.gradients(targets.of)
 
-    with pytest.raises(MethodError, match=r"an ONNX model gives its own maps \(cam\), not own"):
-        Explainer(tiny[0], method=own)
+    with pytest.raises(MethodError, match=r"own needs a network's gradients .*, which an ONNX file does not offer"):
+        Explainer(tiny[0], method=own)(batch())
 
 
 # --- Modules and files ----------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from camlucida.commands import evaluate, export, localizer, probe, serve, train, web
+from camlucida.commands.options import ProviderOption, ThreadsOption
 from camlucida.errors import CamlucidaError, ImageError
 
 if TYPE_CHECKING:
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Class activation maps for any classifier.")  # fmt: skip
+
+for command in (
+    train.train, evaluate.evaluate, localizer.localizer, probe.probe, probe.finegrained, export.export, serve.serve,
+    web.web,
+):  # fmt: skip
+    app.command()(command)
 
 DONE, SOME_FAILED, WRONG_USAGE = 0, 1, 2
 
@@ -74,14 +82,18 @@ def map_(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON a picture; files are written only with -o.")
     ] = False,
+    provider: ProviderOption = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Explain pictures: overlays, boxes and numbers."""
     from camlucida.explainer import Explainer
+    from camlucida.models import open_model
     from camlucida.output import Saver
     from camlucida.record import records
     from camlucida.report import Lines, Table
 
-    explainer = Explainer(model, method=method, layer=_layers(layer))
+    opened = open_model(model, providers=provider, threads=threads)
+    explainer = Explainer(opened, method=method, layer=_layers(layer))
     failed = 0
 
     def fail(message: object) -> None:
@@ -164,14 +176,17 @@ def info(
     model: Annotated[str, typer.Argument(help="Which model; see: camlucida models.")] = "demo",
     layer: LayerOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    provider: ProviderOption = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Show what a model's features and head are, and how exact its maps are on the sample picture."""
     from camlucida.assets import sample
     from camlucida.explainer import Explainer
+    from camlucida.models import open_model
     from camlucida.record import number
     from camlucida.report import two_columns
 
-    explainer = Explainer(model, layer=_layers(layer))
+    explainer = Explainer(open_model(model, providers=provider, threads=threads), layer=_layers(layer))
     picture = sample()
     found = explainer.explain_pictures([picture])
     facts = explainer.runner.facts(explainer.preprocess(picture.pixels)[0][None])
@@ -204,16 +219,20 @@ def compare(
     ] = None,
     colormap: Annotated[Optional[Colormap], typer.Option(help="Of the overlays.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the results.")] = Path("camlucida-out"),
+    provider: ProviderOption = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Explain a picture by many methods: a contact sheet, and a table of cost, residual and agreement."""
     from camlucida import compare as comparing
     from camlucida.assets import sample
     from camlucida.images import read
+    from camlucida.models import open_model
     from camlucida.report import comparison
 
     picture = sample() if path is None else read(path)
     classes = 1 if class_ is None else [_id_or_name(class_)]
-    rows = comparing.compare(picture, model, [name.strip() for name in methods.split(",")], classes)
+    opened = open_model(model, providers=provider, threads=threads)
+    rows = comparing.compare(picture, opened, [name.strip() for name in methods.split(",")], classes)
     comparing.save(rows, out, colormap)
     comparison(rows, out)
     if any(row.failure for row in rows):

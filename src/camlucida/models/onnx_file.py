@@ -1,18 +1,22 @@
-"""ONNX files with maps among their outputs, and the bundled demonstration model, which is one."""
+"""ONNX files, with maps among their outputs or without, and the bundled demonstration model, which has them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
-from camlucida.errors import MethodError, ModelError
+from camlucida.errors import CamlucidaError, MethodError, MissingExtraError, ModelError
 from camlucida.methods.registry import Method
 from camlucida.models import Model
+from camlucida.onnx.engine import WITHOUT_GRADIENTS, Network, content_of
 from camlucida.onnx.session import OnnxRunner
 from camlucida.preprocess import Preprocess
 from camlucida.runner import Runner
+from camlucida.targets import Activation
 
 DEMO = "demo.onnx"
 DEMO_NOTE = (
@@ -21,42 +25,110 @@ DEMO_NOTE = (
 )
 
 
-def open_demo(name: str = "demo") -> Model:
-    """The bundled demonstration model."""
-    with resources.as_file(resources.files("camlucida") / "assets" / DEMO) as path:
-        return _open(path, name, DEMO_NOTE)
+def open_demo(name: str = "demo", *, providers: Sequence[str] | None = None, threads: int | None = None) -> Model:
+    """The bundled demonstration model; see ``open_onnx``."""
+    path = resources.files("camlucida") / "assets" / DEMO
+    return _open(path.read_bytes, name, DEMO_NOTE, providers, threads)
 
 
-def open_onnx(name: str) -> Model:
-    """Open an ONNX file with outputs ``logits`` (N, K), ``maps`` (N, K, h, w) and ``bias`` (K,).
+def open_onnx(name: str, *, providers: Sequence[str] | None = None, threads: int | None = None) -> Model:
+    """Open an ONNX classifier.
 
-    Its metadata may carry ``labels`` (a JSON list) and ``preprocess`` (a JSON object of Preprocess's fields).
+    With outputs ``logits`` (N, K), ``maps`` (N, K, h, w) and ``bias`` (K,), as ``camlucida export`` writes them, it
+    gives its maps by method cam, without PyTorch. Any classifier, with maps or without, is explained by the methods
+    that need no gradient, which need PyTorch and onnx installed.
+
+    Its metadata may carry ``labels`` (a JSON list), ``preprocess`` and ``calibration`` (JSON objects of Preprocess's
+    and Calibration's fields), and ``activation`` (softmax, sigmoid or none).
+
+    Args:
+        name: the file.
+        providers: what runs it, by name: ``cpu``, ``cuda``, ``coreml``, ``directml``, or ONNX Runtime's own names; the
+            first is preferred, and the CPU runs what it cannot. None is the CPU.
+        threads: on the CPU, within one operation; None: as many as there are cores.
 
     Raises:
-        ModelError: no such file, no ONNX, or without maps.
+        ModelError: no such file, no ONNX classifier of pictures, or a provider that is not there.
+
+    Example:
+        >>> from camlucida.models.onnx_file import open_onnx
+        >>> open_onnx("absent.onnx", threads=2)
+        Traceback (most recent call last):
+        camlucida.errors.ModelError: absent.onnx: no such file
     """
-    return _open(Path(name), name, "")
+    return _open(partial(content_of, Path(name), name), name, "", providers, threads)
 
 
-def _open(path: Path, name: str, note: str) -> Model:
-    session = OnnxRunner(path, name)
-    labels = _json(session.metadata.get("labels"), name, "labels")
-    fields = _json(session.metadata.get("preprocess"), name, "preprocess")
+def _open(
+    read: Callable[[], bytes], name: str, note: str, providers: Sequence[str] | None, threads: int | None
+) -> Model:
+    network = Network(read(), name, providers=providers, threads=threads)
+    labels = _json(network.metadata.get("labels"), name, "labels")
+    fields = _json(network.metadata.get("preprocess"), name, "preprocess")
+    own = OnnxRunner(network) if "maps" in network.outputs else None
+    output = "logits" if own is not None else scores_of(network)
+
+    @cache
+    def classifier() -> Any:
+        from camlucida.onnx.passes import Classifier
+
+        return Classifier(network, read(), output)
 
     def runner(method: Method, layer: Any) -> Runner:
-        if method.name != "cam":
-            raise MethodError(
-                f"{name}: an ONNX model gives its own maps (cam), not {method.name}; use a PyTorch model for that"
-            )
         if layer is not None:
             raise MethodError(f"{name}: an ONNX model has no layers to choose; leave layer out")
-        return session
+        if method.name == "cam" and own is not None:
+            return own
+        if method.name == "cam":
+            raise MethodError(
+                f"{name}: has no maps among its outputs ({', '.join(network.outputs)}); make them with: camlucida "
+                f"export {name} -o cam.onnx, or choose a method that needs no gradient: {WITHOUT_GRADIENTS}"
+            )
+        try:
+            from camlucida.onnx.passes import OnnxMethods
+        except MissingExtraError:
+            raise
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("PyTorch", "torch") from error
+        return OnnxMethods(classifier(), method)
 
     if labels is not None:
+        classes = own.classes if own is not None else _classes(network, output)
         named = isinstance(labels, list) and all(isinstance(each, str) for each in labels)
-        if not named or len(labels) not in ({session.classes} if session.classes > 1 else {1, 2}):
-            raise ModelError(f"{name}: its metadata 'labels' is not a list of {session.classes} names")
-    return Model(name, runner, _preprocess(fields, session, name), tuple(labels) if labels else None, None, note)
+        if not named or len(labels) not in ({classes} if classes > 1 else {1, 2}):
+            raise ModelError(f"{name}: its metadata 'labels' is not a list of {classes} names")
+    return Model(
+        name, runner, _preprocess(fields, network, name), tuple(labels) if labels else None,
+        _activation(network.metadata.get("activation"), name), note,
+        _calibration(_json(network.metadata.get("calibration"), name, "calibration"), name),
+    )  # fmt: skip
+
+
+def scores_of(network: Network) -> str:
+    """Which output of a classifier says something of the classes: ``logits``, else the first that looks like (N, K).
+
+    Raises:
+        ModelError: none does.
+    """
+    if "logits" in network.outputs:
+        return "logits"
+    for output, shape in network.outputs.items():
+        rows = len(shape) in (0, 2) or (len(shape) == 4 and shape[2:] == [1, 1])
+        if len(shape) == 1 == len(network.outputs):  # a single logit, whose axis was squeezed away
+            rows = shape[0] == network.batch if network.batch else not isinstance(shape[0], int)
+        if rows and network.types[output] in ("tensor(float)", "tensor(float16)", "tensor(double)"):
+            return output
+    shown = ", ".join(f"{output} {network.types[output]} {shape}" for output, shape in network.outputs.items())
+    raise ModelError(f"{network.name}: none of its outputs is of shape (pictures, classes): {shown}")
+
+
+def _classes(network: Network, output: str) -> int:
+    """How many classes an output has, by its shape, or else by what it gives for black pictures."""
+    shape = network.outputs[output]
+    if len(shape) > 1 and isinstance(shape[1], int):
+        return shape[1]
+    (scores,) = network.run([output], network.blank())
+    return int(scores[0].size)  # one, where there is but the pictures' axis
 
 
 def _json(text: str | None, name: str, what: str) -> Any:
@@ -68,9 +140,32 @@ def _json(text: str | None, name: str, what: str) -> Any:
         raise ModelError(f"{name}: its metadata {what!r} is not JSON ({error})") from error
 
 
-def _preprocess(fields: Any, session: OnnxRunner, name: str) -> Preprocess:
+def _activation(stored: str | None, name: str) -> Activation | None:
+    for known in get_args(Activation):
+        if stored == known:
+            return cast(Activation, known)
+    if stored is not None:
+        raise ModelError(
+            f"{name}: its metadata 'activation' is {stored!r}, not one of {', '.join(get_args(Activation))}"
+        )
+    return None
+
+
+def _calibration(fields: Any, name: str) -> Any:
+    """How boxes and masks are made of its maps, where a training run brought that with it."""
     if fields is None:
-        return Preprocess(session.input_hw or (224, 224), crop_fraction=0.875)
+        return None
+    from camlucida.calibrate import Calibration
+
+    try:
+        return Calibration.from_dict(fields)
+    except (TypeError, CamlucidaError) as error:
+        raise ModelError(f"{name}: its metadata 'calibration' does not describe one ({error})") from error
+
+
+def _preprocess(fields: Any, network: Network, name: str) -> Preprocess:
+    if fields is None:
+        return Preprocess(network.input_hw or (224, 224), crop_fraction=0.875)
     try:
         tuples: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
         return Preprocess(**tuples)

@@ -3,71 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import ModelError, TargetError
+from camlucida.onnx.engine import Network
 from camlucida.runner import Facts, Maps
 from camlucida.targets import Classes, Targets, choose
-
-_LARGEST_FILE = 2**31
-"""Bytes; ONNX files cannot be larger without external data, which is not followed."""
 
 
 class OnnxRunner:
     """An ONNX Runtime session over outputs ``logits`` (N, K), ``maps`` (N, K, h, w) and ``bias`` (K,).
 
+    A file of the likeliest classes alone has ``top_ids`` (N, k), ``maps`` (N, k, h, w) and ``bias`` (N, k) instead.
+
     Args:
-        path: the file.
-        name: what messages call it.
+        network: the file, opened.
+
+    Attributes:
+        classes: K.
+        top: k, where the file has maps of the likeliest classes alone; else None.
 
     Raises:
-        ModelError: no such file, not ONNX, or without those outputs.
+        ModelError: it has not those outputs.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
-        import onnxruntime
-
-        self.name = name
-        if not path.is_file():
-            raise ModelError(f"{name}: no such file")
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ModelError(f"{name}: larger than 2 GiB, which no ONNX file in one piece is")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        # Threads that wait for work by spinning would take it away from those that decode and draw pictures.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            # From bytes, so that external data beside the file (or anywhere else) is never followed.
-            self._session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises its own types, none of them public
-            first = str(error).strip().partition("\n")[0]
-            raise ModelError(f"{name}: not a readable ONNX model ({first[:200]})") from error
-        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        outputs = {output.name: output for output in self._session.get_outputs()}
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.name, self.metadata = network.name, network.metadata
+        outputs = network.outputs
         if not {"logits", "maps", "bias"} <= outputs.keys():
             raise ModelError(
-                f"{name}: has outputs {', '.join(outputs)}, but not logits, maps and bias; "
-                "make them with camlucida.with_maps and torch.onnx.export"
+                f"{self.name}: has outputs {', '.join(outputs)}, but not logits, maps and bias; "
+                f"make them with: camlucida export {self.name} -o cam.onnx (or with_maps and torch.onnx.export)"
             )
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1:
-            raise ModelError(f"{name}: expected one input of pictures, got {', '.join(each.name for each in inputs)}")
-        self._input = inputs[0].name
-        sizes = inputs[0].shape[2:]
-        self.input_hw: tuple[int, int] | None = (
-            (int(sizes[0]), int(sizes[1])) if len(sizes) == 2 and all(isinstance(size, int) for size in sizes) else None
-        )
-        (bias,) = self._run(["bias"], np.zeros((1, 3, *(self.input_hw or (64, 64))), np.float32))
-        self._bias: NDArray[np.float32] = np.asarray(bias, np.float32).reshape(-1)
-        self.classes = len(self._bias)
+        logits, bias = network.run(["logits", "bias"], network.blank())
+        self.classes: int = logits.shape[1]
+        # The likeliest of one is that one.
+        self.top: int | None = bias.shape[1] if "top_ids" in outputs and self.classes > 1 else None
+        self._bias: NDArray[np.float32] = np.asarray(bias, np.float32).reshape(-1)[: self.classes]
 
     def explain(self, batch: Any, classes: Classes, labels: Sequence[str] | None) -> Maps:
         """One run; the asked classes' maps, or linear combinations of them."""
-        logits, every = self._run(["logits", "maps"], np.asarray(batch, np.float32))
+        if self.top is not None:
+            return self._of_the_likeliest(np.asarray(batch), classes, labels)
+        logits, every = self.network.run(["logits", "maps"], np.asarray(batch))
         targets = choose(classes, logits, labels)
         facts = self._facts(every)
         if targets.everything:
@@ -83,20 +65,35 @@ class OnnxRunner:
         constant = np.asarray(targets.of(np.zeros_like(logits))) if targets.weights is None else 0.0
         return Maps(logits, targets, np.asarray(targets.of(logits)), maps, weights @ self._bias + constant, facts)
 
+    def _of_the_likeliest(self, batch: NDArray[Any], classes: Classes, labels: Sequence[str] | None) -> Maps:
+        """Maps of asked classes that are among each picture's likeliest; the file has no others."""
+        logits, some, bias, ids = self.network.run(["logits", "maps", "bias", "top_ids"], batch)
+        targets = choose(classes, logits, labels)
+        found = ids[:, None, :] == targets.ids[:, :, None]
+        if targets.everything or not found.any(2).all():
+            raise TargetError(
+                f"{self.name}: has maps of each picture's {self.top} likeliest classes alone, and others were asked; "
+                "export it without --top for maps of all"
+            )
+        place = found.argmax(2)
+        maps = np.take_along_axis(some, place[:, :, None, None], 1)
+        scores = np.take_along_axis(logits, targets.ids, 1)
+        return Maps(logits, targets, scores, maps, np.take_along_axis(bias, place, 1), self._facts(some))
+
     def predict(self, batch: Any) -> NDArray[np.float32]:
         """The logits of one run."""
-        logits: NDArray[np.float32] = self._run(["logits"], np.asarray(batch, np.float32))[0]
+        logits: NDArray[np.float32] = self.network.run(["logits"], np.asarray(batch))[0]
         return logits
 
     def facts(self, batch: Any) -> Facts:
         """What one run shows."""
-        (every,) = self._run(["maps"], np.asarray(batch, np.float32)[:1])
+        (every,) = self.network.run(["maps"], np.asarray(batch)[:1])
         return self._facts(every)
 
     def _facts(self, every: NDArray[np.float32]) -> Facts:
         grid = (int(every.shape[2]), int(every.shape[3]))
         head = self.metadata.get("head", "as its file computes it")
-        return Facts(head, self.metadata.get("features", "in the file"), grid, int(every.shape[1]), None)
+        return Facts(head, self.metadata.get("features", "in the file"), grid, self.classes, None)
 
     def _weights_of(self, targets: Targets, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """A score's coefficients on the logits, read off unit vectors; only linear scores have maps here."""
@@ -112,11 +109,3 @@ class OnnxRunner:
             raise TargetError(f"{self.name}: the score is not linear in the logits; an ONNX model has no gradients, "
                               "so use a PyTorch model for it")  # fmt: skip
         return weights
-
-    def _run(self, outputs: list[str], batch: NDArray[np.float32]) -> list[Any]:
-        try:
-            answers: list[Any] = self._session.run(outputs, {self._input: batch})
-        except Exception as error:  # as above
-            first = str(error).strip().partition("\n")[0]
-            raise ModelError(f"{self.name}: failed on input {batch.shape} ({first[:200]})") from error
-        return answers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from camlucida.errors import FeaturesNotFoundError
 from camlucida.pytorch.grid import Layout
 from camlucida.pytorch.head import find_pooling
-from camlucida.pytorch.tape import Place, Step, Tape
+from camlucida.pytorch.tape import Place, Tape
 from camlucida.pytorch.traced import Traced, some_layers
 
 _IN_PLACE = 0.75
@@ -20,6 +20,18 @@ _SHARP = 3.0
 """A change whose strongest cell is not this many times its mean over the cells says nothing about places."""
 _AXIS_MOVERS = {"permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "rot90", "flip", "T", "mT",
                 "einsum"}  # fmt: skip
+
+
+See: TypeAlias = Callable[[Tensor], Tensor | None]
+"""The features (N, …) of inputs (N, C, *space); None if there are none of the shape looked for."""
+
+
+class Look(NamedTuple):
+    """What a look at a layout showed; see ``locality``."""
+
+    layout: Layout
+    place: float
+    sharpness: float
 
 
 def choose_layout(run: Traced, index: int, output: int, layouts: list[Layout], gradient: Tensor) -> Layout:
@@ -31,10 +43,9 @@ def choose_layout(run: Traced, index: int, output: int, layouts: list[Layout], g
     constant = [layout for layout in layouts if layout.prefix == 0 and _is_constant(layout.on_grid(gradient))]
     if len(constant) == 1 and _has_axes(constant[0]) and not moved:
         return constant[0]
-    looks = _looks(run, index, output, layouts)
-    sharp = [look for look in looks if look[2] > _SHARP]
-    if sharp:
-        best = _best(sharp)
+    looks = look(_seeing(run, index, output), run.batch, layouts)
+    if sharp(looks):
+        best = in_place(looks)
         if best is not None:
             return best
         seen = ", ".join(f"{layout.name} {layout.grid}: {place:.2f}" for layout, place, _ in looks)
@@ -70,22 +81,41 @@ def certain_layout(run: Traced, index: int, output: int, layouts: Sequence[Layou
 
 def layout_in_place(run: Traced, index: int, output: int, layouts: Sequence[Layout]) -> Layout | None:
     """The layout on which changes of the picture show sharply and in place."""
-    return _best([look for look in _looks(run, index, output, layouts) if look[2] > _SHARP])
+    return in_place(look(_seeing(run, index, output), run.batch, layouts))
 
 
-def _looks(run: Traced, index: int, output: int, layouts: Sequence[Layout]) -> list[tuple[Layout, float, float]]:
+def look(see: See, batch: Tensor, layouts: Sequence[Layout]) -> list[Look]:
+    """Look at each layout where changes of the picture show (see ``locality``), until one is right beyond doubt."""
     looks = []
     for layout in layouts:
-        looks.append((layout, *locality(run.model, run.batch, run.steps[index], output, layout)))
-        if looks[-1][2] > _SHARP and round(looks[-1][1], 1) == 1:
+        looks.append(Look(layout, *locality(see, batch, layout)))
+        if sharp(looks[-1:]) and round(looks[-1].place, 1) == 1:
             break  # the less plausible layouts behind it cannot do better
     return looks
 
 
-def _best(looks: Sequence[tuple[Layout, float, float]]) -> Layout | None:
-    """The layout of the look that is most in place, if one is."""
-    layout, place, _ = max(looks, key=lambda look: (round(look[1], 1), -look[0].offness), default=(None, 0.0, 0.0))
-    return layout if place > _IN_PLACE else None
+def sharp(looks: Sequence[Look]) -> list[Look]:
+    """Those that say something about places."""
+    return [one for one in looks if one.sharpness > _SHARP]
+
+
+def in_place(looks: Sequence[Look]) -> Layout | None:
+    """The layout on which changes show sharply and most in place, if there is one."""
+    best = max(sharp(looks), key=lambda one: (round(one.place, 1), -one.layout.offness), default=None)
+    return best.layout if best is not None and best.place > _IN_PLACE else None
+
+
+def _seeing(run: Traced, index: int, output: int) -> See:
+    """How a recorded pass sees other inputs: its value at the ``output``-th tensor of step ``index``."""
+    step = run.steps[index]
+
+    def see(inputs: Tensor) -> Tensor | None:
+        with torch.no_grad(), Tape([], cut=Place(step.func, step.nth, output)) as tape:
+            run.model(inputs)
+        same = tape.original is not None and tape.original.shape[1:] == step.tensors[output].shape[1:]
+        return tape.original if same else None
+
+    return see
 
 
 def _is_constant(gradient: Tensor) -> bool:
@@ -93,10 +123,11 @@ def _is_constant(gradient: Tensor) -> bool:
     return bool((flat - flat.mean(2, keepdim=True)).norm() <= 1e-3 * flat.norm())
 
 
-def locality(model: nn.Module, batch: Tensor, step: Step, output: int, layout: Layout) -> tuple[float, float]:
+def locality(see: See, batch: Tensor, layout: Layout) -> tuple[float, float]:
     """Whether a change at a place of the input shows at the same place of the grid.
 
-    Changes one cell's worth of input at spread-out places, and looks where the features change.
+    Changes one cell's worth of input at spread-out places, and looks where the features change. Nothing is seen where
+    there are none.
 
     Returns:
         How the expected cells (with their neighbours) rank among all cells, 1 first, 0.5 by chance; and how sharply the
@@ -118,11 +149,10 @@ def locality(model: nn.Module, batch: Tensor, step: Step, output: int, layout: L
         noise = torch.randn(patch.shape, generator=generator).to(patch)
         inputs[place_in_input] = patch + 2 * noise * batch.std().clamp_min(1e-3)
         cells.append(cell)
-    with torch.no_grad(), Tape([], cut=Place(step.func, step.nth, output)) as tape:
-        model(inputs)
-    if tape.original is None or tape.original.shape[1:] != step.tensors[output].shape[1:]:
+    seen = see(inputs)
+    if seen is None:
         return 0.0, 0.0
-    features = layout.on_grid(tape.original.detach().float())
+    features = layout.on_grid(seen.detach().float())
     change = (features[1:] - features[:1]).square().sum(1, keepdim=True)
     pool: Callable[..., Tensor] = getattr(nn.functional, f"max_pool{len(space)}d")
     near = pool(change, 3, 1, 1)[:, 0]

@@ -1,0 +1,188 @@
+"""Cutting an ONNX graph in two: what leads to a value, and what makes the logits of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from camlucida.errors import ModelError
+from camlucida.onnx.extra import onnx
+from camlucida.targets import Activation
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+_LAST: dict[str, Activation] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
+_SAME = {"Identity", "Cast", "Dropout"}
+_MOVING = {"Transpose", "Einsum", "DepthToSpace", "SpaceToDepth"}
+_SIZES = {"Shape", "Size"}
+VIEWS = {*_SAME, "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+"""Operations that leave every number as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """The part of a classifier's graph that leads from its pictures to its logits.
+
+    Attributes:
+        model: the whole file.
+        input: the pictures' name.
+        logits: the logits' name.
+        activation: what the file applies to its logits, if it ends in such an operation.
+        nodes: on the way from the pictures to the logits, in order; constants and sizes are not on the way.
+    """
+
+    model: ModelProto
+    input: str
+    logits: str
+    activation: Activation | None
+    nodes: tuple[NodeProto, ...]
+
+    def bottlenecks(self) -> tuple[str, ...]:
+        """The values through which every path from the pictures to the logits leads, first to last."""
+        last_use = {name: i for i, node in enumerate(self.nodes) for name in reads(node)}
+        last_use[self.logits] = len(self.nodes)
+        alive: set[str] = {self.input}
+        found: list[str] = []
+        for i, node in enumerate(self.nodes):
+            alive = {name for name in (*alive, *node.output) if last_use.get(name, -1) > i}
+            if len(alive) == 1 and alive <= set(node.output):
+                found += alive
+        return tuple(found)
+
+    def keeps_axes(self, name: str) -> bool:
+        """Whether no operation up to a bottleneck changes the order of axes."""
+        made = {value: i for i, node in enumerate(self.nodes) for value in node.output}
+        return all(node.op_type not in _MOVING for node in self.nodes[: made[name] + 1])
+
+    def only_views_between(self, first: str, second: str) -> bool:
+        """Whether all that stands between two bottlenecks leaves every number as it is."""
+        made = {name: i for i, node in enumerate(self.nodes) for name in node.output}
+        return all(node.op_type in VIEWS for node in self.nodes[made[first] + 1 : made[second] + 1])
+
+
+def route_of(content: bytes, name: str, pictures: str, output: str) -> Route:
+    """Read a file for cutting; a final softmax or sigmoid is left out, so that its logits are seen.
+
+    Args:
+        content: the file; ONNX Runtime has opened it.
+        name: what messages call it.
+        pictures: its input.
+        output: what it says of the classes.
+
+    Raises:
+        ModelError: the output does not depend on the pictures.
+        MissingExtraError: onnx is not installed.
+    """
+    model = onnx.load_model_from_string(content)
+    logits, activation = _before_activation(model, output)
+    moved = {pictures}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type not in _SIZES and any(value in moved for value in reads(node)):
+            moved.update(node.output)
+            nodes.append(node)
+    kept = _leading_to([logits], nodes)
+    if not kept:
+        raise ModelError(f"{name}: its output {output} does not depend on its input")
+    return Route(model, pictures, logits, activation, kept)
+
+
+def showing(route: Route, values: Iterable[str]) -> bytes:
+    """The file with these values as its outputs, and nothing that they do not need."""
+    return _written(route, list(_leading_to(values, route.model.graph.node)), values, None)
+
+
+def sizes_read(route: Route, value: str) -> tuple[str, ...]:
+    """Values behind a bottleneck that depend on the pictures' size alone: shapes for reshaping, mostly."""
+    return _behind(route, value)[1]
+
+
+def behind(route: Route, value: str, rank: int, batch: int | None, types: Mapping[str, int]) -> bytes:
+    """What makes the logits of a bottleneck, as a graph of its own.
+
+    Args:
+        route: of the file.
+        value: the bottleneck, which becomes the input.
+        rank: how many axes it has.
+        batch: the size of the first, if that is fixed.
+        types: ONNX element types of the value and of ``sizes_read``, which become inputs too.
+    """
+    nodes, sizes = _behind(route, value)
+    given = [onnx.helper.make_tensor_value_info(value, types[value], [batch, *[None] * (rank - 1)])]
+    given += [onnx.helper.make_tensor_value_info(name, types[name], None) for name in sizes]
+    return _written(route, nodes, [route.logits], given)
+
+
+def _behind(route: Route, value: str) -> tuple[list[NodeProto], tuple[str, ...]]:
+    """The nodes behind a bottleneck, in order, and what they read that depends on sizes alone."""
+    every = route.model.graph.node
+    moved = {route.input}.union(*(node.output for node in route.nodes))
+    by_size = {route.input}
+    for node in every:
+        if any(name in by_size for name in reads(node)):
+            by_size.update(node.output)
+    makers = {name: i for i, node in enumerate(every) for name in node.output}
+    wanted, sizes, found = [route.logits], [], set()
+    while wanted:
+        name = wanted.pop()
+        if name == value or name in sizes or name not in makers or makers[name] in found:
+            continue
+        if name in by_size and name not in moved:
+            sizes.append(name)
+        else:
+            found.add(makers[name])
+            wanted += reads(every[makers[name]])
+    return [every[i] for i in sorted(found)], tuple(sizes)
+
+
+def _before_activation(model: ModelProto, output: str) -> tuple[str, Activation | None]:
+    makers = {value: node for node in model.graph.node for value in node.output}
+    name = output
+    while name in makers and makers[name].op_type in _SAME:
+        name = makers[name].input[0]
+    if name in makers and makers[name].op_type in _LAST:
+        return makers[name].input[0], _LAST[makers[name].op_type]
+    return output, None
+
+
+def reads(node: NodeProto) -> Iterator[str]:
+    """The values that a node reads, also inside its branches and loops."""
+    yield from filter(None, node.input)
+    for attribute in node.attribute:
+        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            own = {value.name for value in (*inner.input, *inner.initializer)}
+            for part in inner.node:
+                yield from (name for name in reads(part) if name not in own)
+                own.update(part.output)
+
+
+def _leading_to(values: Iterable[str], nodes: Sequence[NodeProto]) -> tuple[NodeProto, ...]:
+    wanted = set(values)
+    kept = []
+    for node in reversed(nodes):
+        if any(name in wanted for name in node.output):
+            wanted.update(reads(node))
+            kept.append(node)
+    return tuple(reversed(kept))
+
+
+def _written(
+    route: Route, nodes: Sequence[NodeProto], outputs: Iterable[str], inputs: Sequence[object] | None
+) -> bytes:
+    """A file of these nodes, with the constants that they read."""
+    model, old = onnx.ModelProto(), route.model
+    model.ir_version = old.ir_version
+    model.opset_import.extend(old.opset_import)
+    model.functions.extend(old.functions)
+    read = {name for node in nodes for name in reads(node)} | set(outputs)
+    made = model.graph
+    made.name = old.graph.name
+    made.node.extend(nodes)
+    made.initializer.extend(one for one in old.graph.initializer if one.name in read)
+    made.sparse_initializer.extend(one for one in old.graph.sparse_initializer if one.values.name in read)
+    made.input.extend(old.graph.input if inputs is None else inputs)
+    made.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    content: bytes = model.SerializeToString()
+    return content

@@ -1,0 +1,273 @@
+"""Read an ONNX file as what it is, somebody's data: bounded, checked, and following nothing out of its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from camlucida.errors import ExportError
+from camlucida.images import shown
+from camlucida.onnx.extra import DecodeError, onnx
+from camlucida.onnx.graph import first_line, read_by
+
+LARGEST = 2**31 - 2**20
+"""Bytes of one protobuf message, a little below its limit: what is added must fit too."""
+
+LARGEST_VALUE = 2**29
+"""Elements of one tensor, constant or computed, of a few pictures."""
+
+OLDEST_OPSET = 11
+_MOST_NODES = 10**6
+
+_TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """An ONNX model as it was read.
+
+    Attributes:
+        name: what messages call it.
+        model: the ``ModelProto``, its local functions written out.
+        sha256: of the file itself, without external data.
+        folder: where the external data lie that were too large to take in; None where all weights are inside.
+    """
+
+    name: str
+    model: Any
+    sha256: str
+    folder: Path | None = None
+
+
+def read(path: Path, name: str | None = None) -> Source:
+    """Read a model, with its external data where the whole fits into one file.
+
+    Args:
+        path: of the file.
+        name: what messages call it; None takes the path.
+
+    Raises:
+        ExportError: no such file, not ONNX, damaged, too large, or pointing outside its folder.
+    """
+    name = shown(path) if name is None else name
+    if not path.is_file():
+        raise ExportError(f"{name}: no such file")
+    if path.stat().st_size > LARGEST:
+        raise ExportError(f"{name}: larger than 2 GiB, which no ONNX file in one piece is")
+    data = path.read_bytes()
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except (DecodeError, RecursionError) as error:
+        raise ExportError(f"{name}: not a readable ONNX model (damaged, cut short, or another kind of file)") from error
+    sha256 = hashlib.sha256(data).hexdigest()
+    del data
+    _check_header(model, name)
+    total = sum(_check_tensor(tensor, path.parent, name) for tensor in tensors(model))
+    outside = [tensor for tensor in tensors(model) if _is_external(tensor)]
+    folder = path.parent if outside and total + model.ByteSize() > LARGEST else None
+    if folder is None:
+        for tensor in outside:
+            tensor.raw_data = external_bytes(tensor, path.parent)
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+    _sort(model.graph, name)
+    try:
+        onnx.checker.check_model(model if folder is None else str(path))
+    except Exception as error:  # its own errors, and those of the C++ library below
+        raise ExportError(f"{name}: not a valid ONNX model ({first_line(error)})") from error
+    model = _without_functions(model, name)
+    _check_values(model, name)
+    return Source(name, model, sha256, folder)
+
+
+def tensors(model: Any) -> Iterator[Any]:
+    """Every stored tensor of a model, those of subgraphs and functions too."""
+    graphs, nodes = [model.graph], [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+            nodes.extend(graph.node)
+            continue
+        for attribute in nodes.pop().attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("sparse_tensor"):
+                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+            if attribute.HasField("g"):
+                graphs.append(attribute.g)
+            yield from attribute.tensors
+            graphs.extend(attribute.graphs)
+
+
+def external_bytes(tensor: Any, folder: Path) -> bytes:
+    """The data of a tensor that lies in another file; checked when the model was read."""
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    with (folder / place["location"]).open("rb") as file:
+        file.seek(int(place.get("offset", 0)))
+        data: bytes = file.read(_bytes_of(tensor))
+    return data
+
+
+def _check_header(model: Any, name: str) -> None:
+    if not model.graph.node:
+        raise ExportError(f"{name}: not a readable ONNX model (it has no graph)")
+    if len(model.graph.node) > _MOST_NODES:
+        raise ExportError(f"{name}: has {len(model.graph.node)} nodes; no classifier has more than {_MOST_NODES}")
+    opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ExportError(
+            f"{name}: is of opset {opset}, expected {OLDEST_OPSET} to {newest}; "
+            "convert it with onnx.version_converter.convert_version, or export it again"
+        )
+    if model.graph.sparse_initializer:
+        raise ExportError(f"{name}: has sparse weights, which are not read; store them dense")
+
+
+def _check_tensor(tensor: Any, folder: Path, name: str) -> int:
+    """Whether a tensor holds what it claims; how many bytes that is."""
+    what = f"{name}: tensor {shown(tensor.name)!r}"
+    if any(size < 0 for size in tensor.dims) or math.prod(tensor.dims) > LARGEST:
+        raise ExportError(f"{what} claims the size {'×'.join(map(str, tensor.dims))}, which no weight has")
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return sum(map(len, tensor.string_data))
+    expected = _bytes_of(tensor, what)
+    if _is_external(tensor):
+        _check_place(tensor, folder, what, expected)
+    elif tensor.HasField("raw_data"):
+        if len(tensor.raw_data) != expected:
+            raise ExportError(f"{what} claims {expected} bytes and holds {len(tensor.raw_data)}")
+    else:
+        held = sum(len(getattr(tensor, field)) for field in _TYPED_FIELDS)
+        parts = 2 if tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128) else 1
+        small = _bits(tensor) < 8  # several elements in each entry
+        if held != (expected if small else math.prod(tensor.dims) * parts):
+            raise ExportError(f"{what} claims {math.prod(tensor.dims)} elements and holds {held}")
+    return expected
+
+
+def _check_place(tensor: Any, folder: Path, what: str, expected: int) -> None:
+    """External data lie in a plain file at or below the model's folder, reached through no link."""
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    location = place.get("location", "")
+    inside = PurePosixPath(location)
+    if not location or "\\" in location or ":" in location or inside.is_absolute() or ".." in inside.parts:
+        raise ExportError(f"{what} has its data at {shown(location)!r}, outside the model's folder; not followed")
+    path = folder
+    for part in inside.parts:
+        path = path / part
+        if path.is_symlink():
+            raise ExportError(f"{what} has its data behind the link {shown(location)!r}; not followed")
+    if not path.is_file():
+        raise ExportError(f"{what} has its data in {shown(location)!r}, which is not beside the model")
+    try:
+        offset, length = int(place.get("offset", 0)), int(place.get("length", expected))
+    except ValueError as error:
+        raise ExportError(f"{what} has a place in {shown(location)!r} that is not a number") from error
+    if length != expected or offset < 0 or offset + expected > path.stat().st_size:
+        raise ExportError(f"{what} claims {expected} bytes that {shown(location)!r} does not hold")
+
+
+def _sort(graph: Any, name: str) -> None:
+    """Put nodes behind those whose outputs they read, as ONNX asks and not every writer does; others stay in order."""
+    made = {output: i for i, node in enumerate(graph.node) for output in node.output if output}
+    before = [{made[one] for one in read_by(node) if one in made} for node in graph.node]
+    if all(max(needed, default=-1) < i for i, needed in enumerate(before)):
+        return
+    waiting = [len(needed) for needed in before]
+    readers: list[list[int]] = [[] for _ in before]
+    for i, needed in enumerate(before):
+        for one in needed:
+            readers[one].append(i)
+    ready = [i for i, count in enumerate(waiting) if count == 0]
+    order: list[int] = []
+    heapq.heapify(ready)
+    while ready:
+        order.append(heapq.heappop(ready))
+        for reader in readers[order[-1]]:
+            waiting[reader] -= 1
+            if waiting[reader] == 0:
+                heapq.heappush(ready, reader)
+    if len(order) < len(before):
+        raise ExportError(f"{name}: not a valid ONNX model (its nodes read each other in a circle)")
+    nodes = list(graph.node)
+    sorted_nodes = [nodes[i] for i in order]
+    del graph.node[:]
+    graph.node.extend(sorted_nodes)
+
+
+def _without_functions(model: Any, name: str) -> Any:
+    """The model with its local functions written out; those that call themselves or multiply are refused."""
+    if not model.functions:
+        return model
+    bodies = {(one.domain, one.name): one.node for one in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+    open_calls: set[tuple[str, str]] = set()
+
+    def size_of(nodes: Any, depth: int) -> int:
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            if key in open_calls or depth > 100:
+                raise ExportError(f"{name}: its function {shown(node.op_type)!r} calls itself")
+            if key in bodies and key not in sizes:
+                open_calls.add(key)
+                sizes[key] = size_of(bodies[key], depth + 1)
+                open_calls.remove(key)
+            total += sizes.get(key, 1)
+            for attribute in node.attribute:
+                for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                    total += size_of(graph.node, depth + 1)
+        return total
+
+    if size_of(model.graph.node, 0) > _MOST_NODES:
+        raise ExportError(f"{name}: its functions stand for more than {_MOST_NODES} nodes")
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception as error:
+        raise ExportError(f"{name}: its functions cannot be written out ({first_line(error)})") from error
+
+
+def _check_values(model: Any, name: str) -> None:
+    """No computed tensor of a known size may be one that would fill the memory."""
+    try:
+        known = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except Exception as error:
+        raise ExportError(f"{name}: its shapes do not fit together ({first_line(error)})") from error
+    for value in (*known.input, *known.value_info, *known.output):
+        sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value")]
+        if any(size < 0 for size in sizes) or math.prod(sizes) > LARGEST_VALUE:
+            size = "×".join(map(str, sizes))
+            raise ExportError(f"{name}: would compute {shown(value.name)!r} of size {size}, as no classifier does")
+
+
+def _is_external(tensor: Any) -> bool:
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def _bits(tensor: Any) -> int:
+    name = onnx.TensorProto.DataType.Name(tensor.data_type)
+    if name in ("UINT4", "INT4", "FLOAT4E2M1"):
+        return 4
+    if name in ("UINT2", "INT2"):
+        return 2
+    return int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize) * 8
+
+
+def _bytes_of(tensor: Any, what: str = "a tensor") -> int:
+    try:
+        bits: int = math.prod(tensor.dims) * _bits(tensor)
+    except (KeyError, ValueError) as error:
+        raise ExportError(f"{what} is of the unknown type {tensor.data_type}") from error
+    return -(-bits // 8)
