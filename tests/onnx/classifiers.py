@@ -1,7 +1,7 @@
 """Small ONNX classifiers written by hand, one for each way from features to logits, and what their maps must be.
 
-Every trunk is relu(2×2 convolution of stride 2) of pictures 3×8×12: features 6×4×6, which ``features`` computes again in
-float64 with NumPy alone. Each reference is written from the definition of its head, not from the graph's nodes.
+Every trunk is relu(2×2 convolution of stride 2) of pictures 3×8×12: features 6×4×6, which ``features`` computes again
+in float64 with NumPy alone. Each reference is written from the definition of its head, not from the graph's nodes.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def pooled_rows(make: Maker, x: str) -> str:
     return make("Flatten", make("GlobalAveragePool", x))
 
 
-# --- References: features (N, C, H, W) float64 -> maps (N, K, H, W) in logits per cell, bias (K,) ------------------------
+# --- References: features (N, C, H, W) float64 -> maps (N, K, H, W) in logits per cell, bias (K,) ---
 
 
 def affine(weight: np.ndarray = WEIGHT, bias: Any = BIAS, cells: float = H * W) -> Reference:
@@ -296,8 +296,9 @@ def positions_behind_channels(make: Maker, x: str) -> str:
 @head(lambda f: (affine(-3 * WEIGHT / GAIN)(f)[0], -3 * (WEIGHT @ ((1 - MEAN) / GAIN) + BIAS) + 0.5))
 def constants_in_a_row(make: Maker, x: str) -> str:
     """-3 (w ((1 + f - mean) / gain) + b) + 0.5, with steps that do nothing."""
-    pooled = make("Identity", make("Squeeze", make("GlobalAveragePool", x), *([make.ints(2, 3)] if make.opset >= 13 else []),
-                                   **({} if make.opset >= 13 else {"axes": [2, 3]})))  # fmt: skip
+    mean = make("GlobalAveragePool", x)
+    squeezed = make("Squeeze", mean, make.ints(2, 3)) if make.opset >= 13 else make("Squeeze", mean, axes=[2, 3])
+    pooled = make("Identity", squeezed)
     moved = make("Div", make("Sub", make("Add", np.float32(1), pooled), MEAN), GAIN)
     scored = linear(make, make("Dropout", moved))
     return make("Add", make("Neg", make("Mul", np.float32(3), scored)), np.array([0.5], np.float32))
