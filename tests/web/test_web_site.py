@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-import onnx
 from camlucida.errors import ExportError, ModelError, OutputError
 from camlucida.web import page_files, runtime, write_site
 from camlucida.web.runtime import PARTS, Part, fetched, runtime_files

@@ -105,8 +105,11 @@ def export(source: str | Path, out: str | Path, options: Options | None = None) 
         preprocess = _preprocess(told, asked, found)
         labels = asked.labels or (metadata.stored_labels(given.model) if traced is None else traced.labels)
         _check_labels(labels, found.classes, given.name)
-        sha256 = given.sha256 if traced is None else traced.sha256
-        metadata.put(new, metadata.entries(found, sha256, labels, preprocess, traced.calibration if traced else None))
+        if traced is None:
+            values = metadata.entries(found, given.sha256, labels, preprocess)
+        else:
+            values = metadata.entries(found, traced.sha256, labels, preprocess, traced.calibration, traced.activation)
+        metadata.put(new, values)
         picture = _picture(preprocess, found)
         with staged(out) as place:
             save(new, place, given.folder)

@@ -13,6 +13,7 @@ from camlucida.errors import ExportError, ModelError
 from camlucida.images import shown
 from camlucida.onnx.surgery import Found
 from camlucida.preprocess import Preprocess
+from camlucida.targets import Activation
 
 _LARGEST_LABELS = 2**24
 
@@ -23,13 +24,23 @@ def entries(
     labels: tuple[str, ...] | None,
     preprocess: Preprocess | None,
     calibration: Mapping[str, Any] | None = None,
+    activation: Activation | None = None,
 ) -> dict[str, str]:
-    """The metadata of a file with maps. What is not known is left out."""
+    """The metadata of a file with maps. What is not known is left out.
+
+    Args:
+        found: what ``add_maps`` said; what its graph ends in says how logits become probabilities.
+        sha256: of the source.
+        labels: of the classes.
+        preprocess: of pictures.
+        calibration: of boxes and masks, a JSON object.
+        activation: where the graph ends in none.
+    """
     known: dict[str, str | None] = {
         "labels": None if labels is None else json.dumps(labels, ensure_ascii=False),
         "preprocess": None if preprocess is None else json.dumps(asdict(preprocess)),
         "calibration": None if calibration is None else json.dumps(calibration),
-        "activation": found.activation,
+        "activation": found.activation or activation,
         "head": found.head,
         "features": found.features,
         "method": "cam",

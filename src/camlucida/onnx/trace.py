@@ -24,6 +24,7 @@ from camlucida.pytorch.module import WithMaps, with_maps
 from camlucida.pytorch.runner import TorchRunner
 from camlucida.pytorch.split import logits_in
 from camlucida.pytorch.state import evaluating
+from camlucida.targets import Activation
 
 PARITY = 1e-4
 """How far PyTorch and ONNX may differ, over the spread of the picture's logits."""
@@ -42,6 +43,7 @@ class Traced:
         labels: of the classes, if known.
         preprocess: of pictures.
         calibration: of boxes and masks, if the source has one.
+        activation: how logits become probabilities, if the source says.
         sha256: of the classifier's parameters and buffers, in their order: names, types, sizes and values.
     """
 
@@ -51,6 +53,7 @@ class Traced:
     labels: tuple[str, ...] | None
     preprocess: Preprocess
     calibration: Mapping[str, Any] | None
+    activation: Activation | None
     sha256: str
 
     def compare(self, new: Path, found: Found, real: NDArray[np.float32] | None) -> float:
@@ -125,7 +128,9 @@ def trace(source: str, size_hw: tuple[int, int] | None, scratch: Path) -> Traced
         except ModelError as error:
             raise ExportError(f"{source}: {error}") from error
         _export(source, net, example, "logits" if activation is None else "probabilities", path)
-    return Traced(path, source, both, model.labels, model.preprocess, _calibration(model), _sha256(net))
+    return Traced(
+        path, source, both, model.labels, model.preprocess, _calibration(model), model.activation, _sha256(net)
+    )
 
 
 def _export(source: str, net: nn.Module, example: Tensor, output: str, path: Path) -> None:

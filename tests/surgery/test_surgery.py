@@ -27,10 +27,10 @@ from classifiers import (  # noqa: E402
     trunk,
     wanted,
 )
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from camlucida.errors import ExportError  # noqa: E402
 from camlucida.onnx.surgery import AFFINE, NORMALIZED, add_maps  # noqa: E402
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 NORMS = ("norm", "unit_length")
 

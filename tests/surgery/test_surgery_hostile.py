@@ -16,11 +16,11 @@ import pytest
 onnx = pytest.importorskip("onnx")
 
 from classifiers import Maker, classifier, pooled_rows, trunk  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from camlucida.errors import ExportError  # noqa: E402
 from camlucida.onnx import load  # noqa: E402
 from camlucida.onnx.export import export  # noqa: E402
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 Damage = Callable[[Any], None]
 

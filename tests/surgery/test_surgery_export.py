@@ -18,6 +18,7 @@ import typer  # noqa: E402
 from classifiers import (  # noqa: E402
     BIAS,
     HEADS,
+    TRUNK,
     WEIGHT,
     H,
     K,
@@ -29,6 +30,7 @@ from classifiers import (  # noqa: E402
     trunk,
     wanted,
 )
+from onnx import TensorProto  # noqa: E402
 
 import camlucida as cl  # noqa: E402
 from camlucida.commands.export import export as command  # noqa: E402
@@ -39,7 +41,6 @@ from camlucida.onnx.emit import Emitter  # noqa: E402
 from camlucida.onnx.export import Options, export  # noqa: E402
 from camlucida.onnx.surgery import AFFINE  # noqa: E402
 from camlucida.preprocess import Preprocess  # noqa: E402
-from onnx import TensorProto  # noqa: E402
 
 NAMES = ("ant", "bee", "cat", "dog", "elk")
 
@@ -359,8 +360,13 @@ class Net(nn.Module):
         return self.fc(self.norm(self.trunk(x).mean((2, 3))))
 
 def normed():
+    from dataclasses import replace
+    from camlucida.calibrate import Calibration
+    from camlucida.models.module import wrap
+
     torch.manual_seed(0)
-    return Net()
+    names = ("ant", "bee", "cat", "dog", "elk", "fly", "gnu")
+    return replace(wrap(Net()), labels=names, activation="sigmoid", calibration=Calibration(threshold=0.3))
 
 def hidden():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8), nn.Hardswish(),
@@ -378,7 +384,7 @@ def net(tmp_path: Path) -> str:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_pytorch_model_comes_out_as_it_explains_itself(net: str, tmp_path: Path):
     torch = pytest.importorskip("torch")
-    made = export(f"{net}:normed", tmp_path / "cam.onnx", Options(size_hw=(32, 40), labels=(*NAMES, "fly", "gnu")))
+    made = export(f"{net}:normed", tmp_path / "cam.onnx", Options(size_hw=(32, 40)))
     assert made.parity is not None
     assert made.parity <= 1e-5
     assert made.check.residual <= 1e-5
@@ -388,8 +394,47 @@ def test_a_pytorch_model_comes_out_as_it_explains_itself(net: str, tmp_path: Pat
     theirs = cl.explain(batch, tmp_path / "cam.onnx", classes="all")
     close(theirs.maps, ours.maps, 1e-4)
     close(theirs.logits, ours.logits, 1e-4)
-    assert open_model(tmp_path / "cam.onnx").preprocess.size_hw == (32, 40)
-    assert open_model(tmp_path / "cam.onnx").labels == (*NAMES, "fly", "gnu")
+    model = open_model(tmp_path / "cam.onnx")
+    assert model.preprocess.size_hw == (32, 40)
+    assert model.labels == (*NAMES, "fly", "gnu")
+    assert model.activation == "sigmoid"
+    assert model.calibration.threshold == 0.3
+    assert [one.name for one in onnx.load(tmp_path / "cam.onnx").graph.output] == ["logits", "maps", "bias"]
+
+
+def test_a_file_that_is_not_what_pytorch_gives_is_refused(source: Path, tmp_path: Path):
+    """The comparison can fail: here with another network's file."""
+    torch = pytest.importorskip("torch")
+    from camlucida.onnx.trace import Traced
+
+    made = export(source, tmp_path / "cam.onnx")
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 2, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+                              torch.nn.Flatten(), torch.nn.Linear(6, K)).eval()  # fmt: skip
+    both = cl.with_maps(net, torch.randn(2, 3, 2 * H, 2 * W))
+    traced = Traced(made.path, "net", both, None, Preprocess((2 * H, 2 * W)), None, None, "")
+    with pytest.raises(
+        ExportError, match=r"net: PyTorch and ONNX differ by .* of the logits' spread \(allowed: 1e-04\)"
+    ):
+        traced.compare(made.path, made.found, None)
+    net[0].weight.data, net[0].bias.data[:] = torch.from_numpy(TRUNK), 0
+    net[4].weight.data, net[4].bias.data = torch.from_numpy(WEIGHT), torch.from_numpy(BIAS)
+    both = cl.with_maps(net, torch.randn(2, 3, 2 * H, 2 * W))
+    traced = Traced(made.path, "net", both, None, Preprocess((2 * H, 2 * W)), None, None, "")
+    assert traced.compare(made.path, made.found, None) <= 1e-6
+
+
+def test_local_functions_are_written_out(source: Path, tmp_path: Path):
+    model = onnx.load(source)
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    body = [onnx.helper.make_node("Neg", ["x"], ["m"]), onnx.helper.make_node("Relu", ["m"], ["y"])]
+    model.functions.append(onnx.helper.make_function("local", "Rectified", ["x"], ["y"], body, opsets))
+    model.opset_import.append(onnx.helper.make_opsetid("local", 1))
+    relu = model.graph.node[1]
+    relu.op_type, relu.domain = "Rectified", "local"
+    onnx.save(model, source)
+    made = export(source, tmp_path / "cam.onnx")
+    assert made.check.residual <= 1e-6
+    assert not onnx.load(made.path).functions
 
 
 def test_a_pytorch_head_that_is_not_affine_is_refused(net: str, tmp_path: Path):
