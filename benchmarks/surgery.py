@@ -188,7 +188,7 @@ def by_hand(name: str, opset: int | None = None) -> Callable[[Path], None]:
     """One of the tests' graphs."""
 
     def write(path: Path) -> None:
-        sys.path.insert(0, str(HERE.parent / "tests" / "onnx"))
+        sys.path.insert(0, str(HERE.parent / "tests" / "surgery"))
         import classifiers
 
         onnx.save(classifiers.classifier(name, opset), path)
