@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from camlucida import assets
 from camlucida.explainer import Explainer
 
 
@@ -16,6 +18,17 @@ def export(net, x, path, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(net.eval(), (x,), path, dynamo=False, input_names=["pictures"], dynamic_axes=axes, **options)
+    return path
+
+
+def plain_demo(path):
+    """The demonstration model without its outputs for maps."""
+    import onnx
+
+    model = onnx.load(Path(assets.__file__).with_name("demo.onnx"))
+    for output in [one for one in model.graph.output if one.name in ("maps", "bias")]:
+        model.graph.output.remove(output)
+    onnx.save(model, path)
     return path
 
 

@@ -9,9 +9,7 @@ import signal
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -24,15 +22,7 @@ from camlucida.colormaps import COLORMAPS
 from camlucida.images import read, shown
 from camlucida.methods.registry import all_methods
 from camlucida.models import SOURCES
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
+from commands import Ended, Run, caller
 
 
 @pytest.fixture
@@ -44,17 +34,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERMINAL_WIDTH", "80")
 
+    plain = caller(monkeypatch, capsys)
+
     def call(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["camlucida", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
+        ended = plain(*arguments)
         assert not list(tmp_path.rglob("*.part"))
-        return Ended(code, out, err)
+        return ended
 
     return call
 

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import camlucida as cl
-from camlucida import assets, cli
+from commands import Run, caller
+from onnx_files import plain_demo
 
 onnx = pytest.importorskip("onnx")
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
 
 
 @pytest.fixture
@@ -31,23 +20,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     """Call ``main()`` in an empty folder with the demonstration model, stripped of its maps, as ``plain.onnx``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    model = onnx.load(Path(assets.__file__).parent / "demo.onnx")
-    model.graph.output.remove(next(output for output in model.graph.output if output.name == "maps"))
-    model.graph.output.remove(next(output for output in model.graph.output if output.name == "bias"))
-    onnx.save(model, "plain.onnx")
-
-    def call(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["camlucida", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return Ended(code, out, err)
-
-    return call
+    plain_demo("plain.onnx")
+    return caller(monkeypatch, capsys)
 
 
 def test_a_plain_classifier_is_explained_by_a_method_without_gradients(run: Run) -> None:

@@ -14,8 +14,11 @@ from serving import picture
 from typer.testing import CliRunner
 
 from camlucida.errors import ServeError
+from camlucida.onnx.export import Options, export
 from camlucida.serve import run
+from camlucida.serve.app import create_app
 from camlucida.serve.settings import Settings
+from onnx_files import plain_demo
 
 WRONG = {
     "batch": ({"batch": 0}, "batch: expected at least 1, got 0"),
@@ -46,6 +49,13 @@ def test_token_is_not_shown():
 )
 def test_loopback(host, loopback):
     assert Settings(host=host).loopback is loopback
+
+
+def test_a_file_of_the_likeliest_classes_alone_is_refused(tmp_path):
+    pytest.importorskip("onnx")
+    export(plain_demo(tmp_path / "plain.onnx"), tmp_path / "top.onnx", Options(top=3))
+    with pytest.raises(ServeError, match=r"top.onnx: has the maps of the likeliest 3 classes alone, .* without --top"):
+        create_app(tmp_path / "top.onnx")
 
 
 def test_port_taken():

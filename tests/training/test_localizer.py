@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ from camlucida.errors import ModelError, TrainingError
 from camlucida.localize import iou
 from camlucida.preprocess import Preprocess
 from camlucida.training.boxes import box_loss, centres, decoded, moved, overlap
-from camlucida.training.config import TrainConfig
+from camlucida.training.config import Augment, TrainConfig
 from camlucida.training.lessons import BOXES, calibrate_lessons, lessons, symmetric_maps
 from camlucida.training.localizer import LocalizerConfig, open_localizer
 from camlucida.training.network import make_network
@@ -115,7 +116,7 @@ def test_boxes_that_are_not_trusted_do_not_count() -> None:
     assert box_loss(boxes, wanted, torch.zeros(3)).item() == 0
 
 
-@pytest.mark.parametrize("augment", ["none", "flips", "crops", "dihedral"])
+@pytest.mark.parametrize("augment", get_args(Augment))
 def test_boxes_move_with_their_pictures(augment: str) -> None:
     stays = 0
     for seed in range(60):
@@ -130,7 +131,9 @@ def test_boxes_move_with_their_pictures(augment: str) -> None:
         np.testing.assert_allclose(box * 24, [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], atol=1e-4)
         assert np.array_equal(pixels, before)
         stays += bool(np.allclose(box * 24, [x0, y0, x1, y1], atol=1e-4))
-    assert {"none": stays == 60, "flips": 20 < stays < 50, "crops": 20 < stays < 50, "dihedral": stays < 10}[augment]
+    turned = stays < 10
+    assert {"none": stays == 60, "flips": 20 < stays < 50, "crops": 20 < stays < 50, "dihedral": turned,
+            "affine": turned}[augment]  # fmt: skip
 
 
 # Lessons
@@ -159,6 +162,14 @@ def test_flips_average_two_maps_and_none_is_the_networks_own() -> None:
         plain, mirrored = network.maps(images)[1], network.maps(images.flip(3))[1].flip(3)
     torch.testing.assert_close(symmetric_maps(network, images, "flips")[1], (plain + mirrored) / 2)
     torch.testing.assert_close(symmetric_maps(network, images, "none")[1], plain)
+
+
+def test_every_augmentation_has_its_symmetries():
+    network, images = make_network(TrainConfig("small:8-8-16", size=24, stride=8), 3), torch.rand(1, 3, 24, 24)
+    found = {augment: symmetric_maps(network, images, augment)[1] for augment in get_args(Augment)}
+    torch.testing.assert_close(found["affine"], found["dihedral"])
+    torch.testing.assert_close(found["crops"], found["flips"])
+    assert not torch.equal(found["dihedral"], found["flips"])
 
 
 def test_lessons_are_boxes_of_the_labels_maps(run: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from camlucida.errors import MissingExtraError
+from camlucida.commands.options import LabelOption, ProviderOption, ThreadsOption, need_torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ def evaluate(
         Optional[str],  # noqa: UP045
         typer.Option(help="Evaluate this split; if not given, test if there is one, else everything."),
     ] = None,
-    label: Annotated[str, typer.Option(help="The CSV column that names the class.")] = "label",
+    label: LabelOption = "label",
     method: Annotated[str, typer.Option(help="Of the maps; see: camlucida methods.")] = "cam",
     views: Annotated[
         Sides, typer.Option(help="Take the maps' mean over flips, or over quarter turns too.")
@@ -77,6 +77,8 @@ def evaluate(
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the intervals; 0 for none.")] = 1000,
     mosaics: Annotated[int, typer.Option(min=0, help="Of the grid pointing game; 0 for none.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of resamples and mosaics.")] = 0,
+    provider: ProviderOption = None,
+    threads: ThreadsOption = None,
     out: Annotated[
         Optional[Path], typer.Option("-o", "--out", help="Folder for evaluation.json and evaluation.html.")  # noqa: UP045
     ] = None,
@@ -107,7 +109,7 @@ def evaluate(
     dataset = open_dataset(data, label=label, broken="skip", on_broken=fail)
     if split is None and "test" in dataset.splits:
         split = "test"
-    opened = open_model(model)
+    opened = open_model(model, providers=provider, threads=threads)
     calibration = _given(chosen)
     if calibrate_on is not None:
         calibration = _calibrated(opened, dataset, calibrate_on, split, method, views, mode, pseudo, batch, fail)
@@ -137,12 +139,9 @@ def evaluate(
 
 def _boxer(folder: Path) -> Callable[[Picture], NDArray[np.float64]]:
     """The boxes of a two-stage localizer."""
-    try:
-        from camlucida.training.localizer import open_localizer
-    except ModuleNotFoundError as error:
-        if isinstance(error, MissingExtraError):
-            raise
-        raise MissingExtraError("PyTorch", "train") from error
+    need_torch()
+    from camlucida.training.localizer import open_localizer
+
     opened = open_localizer(folder)
     return lambda picture: opened.find([picture.pixels])[0]
 

@@ -8,7 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from camlucida.errors import MissingExtraError, TrainingError
+from camlucida.commands.options import LabelOption, need_torch
+from camlucida.errors import TrainingError
 
 
 def localizer(
@@ -32,20 +33,17 @@ def localizer(
         Optional[str],  # noqa: UP045
         typer.Option(help="Choose on this split's true boxes how maps become boxes; else half of their range."),
     ] = None,
-    label: Annotated[str, typer.Option(help="The column of a CSV that names the class.")] = "label",
+    label: LabelOption = "label",
 ) -> None:
     """Train a network that puts one box on any picture, on the boxes of a run's maps."""
     from camlucida.data import open_dataset
 
-    try:
-        from camlucida.training.lessons import BOXES, calibrate_lessons
-        from camlucida.training.localizer import LocalizerConfig
-        from camlucida.training.run import read_record
-        from camlucida.training.teach import fit_localizer
-    except ModuleNotFoundError as error:
-        if isinstance(error, MissingExtraError):
-            raise
-        raise MissingExtraError("PyTorch", "train") from error
+    need_torch()
+    from camlucida.training.lessons import BOXES, calibrate_lessons
+    from camlucida.training.localizer import LocalizerConfig
+    from camlucida.training.run import read_record
+    from camlucida.training.teach import fit_localizer
+
     config = LocalizerConfig(epochs=epochs, batch=batch, lr=lr, seed=seed, fresh=fresh)
     dataset = open_dataset(data, label=label)
     known = read_record(run).classes

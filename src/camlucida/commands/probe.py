@@ -10,7 +10,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from camlucida.errors import MissingExtraError
+from camlucida.commands.options import LabelOption, need_torch
 
 ModelArgument = Annotated[
     str, typer.Argument(help="A run's folder, or a backbone with its published weights: timm:NAME, torchvision:NAME.")
@@ -19,7 +19,6 @@ DataArgument = Annotated[str, typer.Argument(help="Labelled pictures: a folder, 
 ClassifierOption = Annotated[str, typer.Option(help="svm or logistic.")]
 SizeOption = Annotated[int, typer.Option(help="Pixels of a backbone's input; a run knows its own.")]
 StrideOption = Annotated[int, typer.Option(help="Pixels between a backbone's cells; a run knows its own.")]
-LabelOption = Annotated[str, typer.Option(help="The column of a CSV that names the class.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -39,7 +38,7 @@ def probe(
     """Fit a linear classifier on a network's features: maps of classes that it was never trained on."""
     from camlucida.data import open_dataset
 
-    _need_torch()
+    need_torch()
     from camlucida.training.probe import probe as fit_probe
 
     dataset = open_dataset(data, label=label)
@@ -70,7 +69,7 @@ def finegrained(
     """Classify whole pictures, then crops to the maps' boxes, then to the true boxes: the paper's three rows."""
     from camlucida.data import open_dataset
 
-    _need_torch()
+    need_torch()
     from camlucida.training.finegrained import fine_grained
 
     dataset = open_dataset(data, label=label)
@@ -83,13 +82,6 @@ def finegrained(
         return
     _show({"test pictures": str(found.pictures), "whole pictures": found.whole, "boxes of the maps": found.map_crop,
            "true boxes": found.true_crop, "boxes of the maps, IoU >= 0.5": found.box_iou})  # fmt: skip
-
-
-def _need_torch() -> None:
-    try:
-        import torch  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("PyTorch", "train") from error
 
 
 def _say(message: str) -> None:

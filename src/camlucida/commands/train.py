@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from camlucida.errors import MissingExtraError
+from camlucida.commands.options import LabelOption, need_torch
 from camlucida.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def train(
     ] = _USUAL.pretrained,
     split_train: Annotated[str, typer.Option(help="The split to train on.")] = "train",
     split_val: Annotated[str, typer.Option(help="The split to validate on; '' for none.")] = "val",
-    label: Annotated[str, typer.Option(help="The column of a CSV that names the class.")] = "label",
+    label: LabelOption = "label",
     calibrate: Annotated[
         Guide, typer.Option(help="Choose the boxes' threshold by true boxes, pseudo-boxes, whichever there is, or not.")
     ] = Guide.AUTO,
@@ -86,13 +86,10 @@ def train(
         label_smoothing=label_smoothing, ema=ema, augment=augment, fit=fit, seed=seed, precision=precision,  # type: ignore[arg-type]
         devices=devices, workers=workers, patience=patience, keep=keep, pretrained=pretrained,  # type: ignore[arg-type]
     )  # fmt: skip
-    try:
-        from camlucida.training.calibration import calibrate_run
-        from camlucida.training.fit import fit as train_network
-    except ModuleNotFoundError as error:
-        if isinstance(error, MissingExtraError):
-            raise
-        raise MissingExtraError("PyTorch", "train") from error
+    need_torch()
+    from camlucida.training.calibration import calibrate_run
+    from camlucida.training.fit import fit as train_network
+
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # other processes of the same run say nothing
     learning, held_out = _parts(open_dataset(data, label=label), split_train, split_val)
     if first:

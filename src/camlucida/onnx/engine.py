@@ -91,7 +91,7 @@ def _short(provider: str) -> str:
 def open_session(
     content: bytes, name: str, *, providers: Sequence[str] | None = None, threads: int | None = None
 ) -> Any:
-    """An ``onnxruntime.InferenceSession``. Every session of this library is made here.
+    """An ``onnxruntime.InferenceSession`` to explain with (graphs that are only being rewritten: ``graph.session``).
 
     Args:
         content: the graph. From bytes, so that external data beside the file (or anywhere else) is never followed.

@@ -67,7 +67,7 @@ class Engine:
         ran: told the size of every batch.
 
     Raises:
-        ServeError: the model's maps do not lie over pictures.
+        ServeError: the model's maps do not lie over pictures, or its file has those of the likeliest classes alone.
         CamlucidaError: the model fails on a blank picture.
     """
 
@@ -75,6 +75,13 @@ class Engine:
         self, explainer: Explainer, settings: Settings, ran: Callable[[int], None] = lambda count: None
     ) -> None:
         self.explainer, self.settings, self._ran = explainer, settings, ran
+        # An ONNX file computes the maps of all classes anyway, so pictures with different wishes share a run.
+        self._everything = isinstance(explainer.runner, OnnxRunner)
+        if isinstance(explainer.runner, OnnxRunner) and explainer.runner.top is not None:
+            raise ServeError(
+                f"{explainer.model.name}: has the maps of the likeliest {explainer.runner.top} classes alone, and "
+                "requests may ask for any; export it again without --top"
+            )
         blank = np.zeros((1, 3, *explainer.preprocess.size_hw), np.float32)
         made = explainer.runner.explain(blank, 1, explainer.labels)
         if made.maps.ndim != 4:
@@ -84,8 +91,6 @@ class Engine:
         self.activation: Activation = (
             explainer.activation or made.facts.activation or ("sigmoid" if self.names.width == 1 else "softmax")
         )
-        # An ONNX file computes the maps of all classes anyway, so pictures with different wishes share a run.
-        self._everything = isinstance(explainer.runner, OnnxRunner)
         self._all_names = tuple(self.names.all())
         self.under_way = 0  # touched by the event loop alone
         self._reading = 0

@@ -88,7 +88,8 @@ def moved(
     Args:
         picture: size×size×3.
         box: (4,), in shares.
-        augment: "none"; "dihedral": shifts by up to a twelfth of the side, quarter turns, flips; else flips alone.
+        augment: "none"; "dihedral" and "affine": shifts by up to a twelfth of the side, quarter turns, flips; else
+            flips alone.
         rng: the picture's own.
 
     Returns:
@@ -102,7 +103,7 @@ def moved(
     """
     if augment == "none":
         return picture, box
-    if augment == "dihedral":
+    if augment in ("dihedral", "affine"):
         size = len(picture)
         most = size // 12
         x, y = rng.integers(2 * most + 1, size=2)

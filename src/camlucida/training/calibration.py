@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from camlucida.calibrate import Calibration, calibrate, filled
-from camlucida.data.record import Record
+from camlucida.calibrate import Calibration
+from camlucida.data.record import Dataset, Record
 from camlucida.errors import TrainingError
-from camlucida.explainer import Explainer
+from camlucida.evaluation.operating import calibrated
 from camlucida.training.run import open_run, store_calibration
 
 Guide = Literal["auto", "boxes", "pseudo"]
-_BATCH = 16
 
 
 def calibrate_run(folder: Path, records: Sequence[Record], guide: Guide = "auto") -> Calibration:
     """Choose how boxes are made of a run's maps on a validation split, and store it with the run.
 
-    The maps are of each picture's first label, laid over the picture; the weights do not change.
+    The weights do not change.
 
     Args:
         folder: a run.
@@ -37,36 +32,16 @@ def calibrate_run(folder: Path, records: Sequence[Record], guide: Guide = "auto"
     Raises:
         TrainingError: no record has a label, or boxes are asked and there are none.
         ModelError: the run cannot be opened.
+        DataError: a picture cannot be read.
     """
-    labelled = [record for record in records if record.example.labels]
-    boxed = [record for record in labelled if len(record.truth.boxes)]
+    labelled = tuple(record for record in records if record.example.labels)
+    if not labelled:
+        raise TrainingError("calibrate: no validation picture has a label")
+    boxed = any(len(record.truth.boxes) for record in labelled)
     if guide == "boxes" and not boxed:
         raise TrainingError("calibrate: the validation split has no boxes; take pseudo")
-    explainer = Explainer(open_run(folder))
-    if boxed and guide != "pseudo":
-        laid, again = itertools.tee(_laid(explainer, boxed))
-        sizes = (heatmap.shape for heatmap, _ in again)
-        boxes = (
-            record.truth.boxes_at((height, width), (height, width))
-            for record, (height, width) in zip(boxed, sizes, strict=True)
-        )
-        found = calibrate((heatmap for heatmap, _ in laid), boxes)
-    elif labelled:
-        laid, again = itertools.tee(_laid(explainer, labelled))
-        found = calibrate((heatmap for heatmap, _ in laid), pictures=(picture for _, picture in again))
-    else:
-        raise TrainingError("calibrate: no validation picture has a label")
+    model = open_run(folder)
+    validation = Dataset("the validation split", tuple(model.labels or ()), labelled)
+    found = calibrated(model, validation, boxes=boxed and guide != "pseudo")
     store_calibration(folder, found.to_dict())
     return found
-
-
-def _laid(
-    explainer: Explainer, records: Sequence[Record]
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:  # fmt: skip
-    """The first label's map over each picture (H×W), and the picture (H×W×3)."""
-    for start in range(0, len(records), _BATCH):
-        batch = records[start : start + _BATCH]
-        pictures = [record.example.read() for record in batch]
-        made = explainer.explain_pictures(pictures, np.array([record.example.labels[:1] for record in batch]))
-        for i, picture in enumerate(pictures):
-            yield filled(made.heatmap(i), made.seen(i)), picture.pixels

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from camlucida import views
 from camlucida.calibrate import Calibration, calibrate
 from camlucida.data.record import Example, Record
 from camlucida.errors import TrainingError
@@ -21,13 +22,16 @@ from camlucida.training.config import Augment
 from camlucida.training.data import normalized, seen
 from camlucida.training.network import Network
 from camlucida.training.run import Run, open_network
+from camlucida.views import SIDES, Views
 
 BOXES = Calibration("minmax", threshold=0.5)
 """How maps become boxes where no validation boxes tell it better: above the middle of their range."""
 
 _BATCH = 16
 _MOST_SIDE = 0.98  # of the picture: a box of all of it says nothing
-_SYMMETRIES: dict[Augment, int] = {"none": 1, "flips": 2, "crops": 2, "dihedral": 8}
+_SYMMETRIES: dict[Augment, Views] = {
+    "none": "one", "flips": "flips", "crops": "flips", "dihedral": "dihedral", "affine": "dihedral",
+}  # fmt: skip
 
 
 def symmetric_maps(network: Network, images: Tensor, augment: Augment) -> tuple[Tensor, Tensor]:
@@ -39,19 +43,17 @@ def symmetric_maps(network: Network, images: Tensor, augment: Augment) -> tuple[
     Args:
         network: in any mode; evaluated here.
         images: (B, 3, S, S), normalized.
-        augment: what it was trained with: "flips" and "crops" have two symmetries, "dihedral" eight.
+        augment: what it was trained with: "flips" and "crops" have two symmetries, "dihedral" and "affine" eight.
 
     Returns:
         logits (B, K) and maps (B, K, h, w), detached; what adds up to logits still does.
     """
     logits, maps = [], []
     with torch.no_grad(), evaluating(network):
-        for number in range(_SYMMETRIES[augment]):
-            turns, mirrored = divmod(number, 2)
-            view = torch.rot90(images, turns, (2, 3))
-            answer, made = network.maps(view.flip(3) if mirrored else view)
+        for side in SIDES[_SYMMETRIES[augment]]:
+            answer, made = network.maps(views.seen(images, *side))
             logits.append(answer)
-            maps.append(torch.rot90(made.flip(3) if mirrored else made, -turns, (2, 3)))
+            maps.append(views.turned_back(made, *side))
     return torch.stack(logits).mean(0), torch.stack(maps).mean(0)
 
 
