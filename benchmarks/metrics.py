@@ -8,8 +8,8 @@ plainly: for each of 1000 thresholds cut, find contours, box them; then all over
 
 "one thread": loop and library in turns; medians over maps of the processor's time, which other programs disturb least.
 Rows are MaxBoxAccV2 (every part), MaxBoxAcc (the largest) and both, as an evaluation wants them, which share their
-work here and nothing in the loop. "two processes": how evaluation counts them, the maps in chunks to two worker
-processes; wall time an image, of the loop in this process and of the library in two, in turns, the best of three rounds
+work here and nothing in the loop. "two processes": how evaluation counts them, the grids in chunks to two worker
+processes, which resize them; wall time an image, of the loop in this process and of the library in two, in turns, the best of three rounds
 each. Results must be equal. Exit status 1: a ratio of two processes below 10, or a difference.
 """
 
@@ -61,7 +61,7 @@ def plain(heatmap: NDArray[np.float64], truth: NDArray[np.float64], parts: str) 
 
 
 def maps(grid: int, count: int) -> list[NDArray[np.float64]]:
-    """Maps of a grid at 224 pixels: noise, and blobs over rectified noise, in turns."""
+    """Maps of a grid: noise, and blobs over rectified noise, in turns."""
     rng = np.random.default_rng(grid)
     made = []
     for i in range(count):
@@ -69,8 +69,13 @@ def maps(grid: int, count: int) -> list[NDArray[np.float64]]:
         if i % 2:
             y, x = np.mgrid[:grid, :grid] / grid - rng.uniform(0.3, 0.7, (2, 1, 1))
             values = np.maximum(0.3 * values + 2 * np.exp(-10 * (x * x + y * y)), 0)
-        made.append(cv2.resize(values, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC))
+        made.append(values)
     return made
+
+
+def laid(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A map at the pictures' size."""
+    return cv2.resize(values, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
 
 
 def timed(call: Callable[[], list[Overlaps]]) -> tuple[float, list[Overlaps]]:
@@ -90,11 +95,11 @@ WANTED: dict[str, tuple[Literal["all", "largest"], ...]] = {
 
 
 def fast(cases: Sequence[Case], parts: tuple[Literal["all", "largest"], ...]) -> list[Overlaps]:
-    return [part_overlaps(heatmap, truth, parts) for heatmap, truth in cases]
+    return [part_overlaps(laid(values), truth, parts) for values, truth in cases]
 
 
 def slow(cases: Sequence[Case], parts: tuple[Literal["all", "largest"], ...]) -> list[Overlaps]:
-    return [[plain(heatmap, truth, one) for one in parts] for heatmap, truth in cases]
+    return [[plain(laid(values), truth, one) for one in parts] for values, truth in cases]
 
 
 def in_two(

@@ -230,32 +230,36 @@ def level_parts(fine: NDArray[np.int32], connectivity: int, weights: Weights | N
 def _hills(
     fine: NDArray[np.int32], values: NDArray[np.uint8], connectivity: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Label each pixel by the local maximum it climbs to: hills int32 H×W in 0 … B-1, and their tops' levels (B,)."""
+    """Label each pixel by the local maximum it climbs to: hills int32 H×W in 0 … B-1, and their tops' levels (B,).
+
+    It climbs along its row to the highest pixel of its run there, then to that pixel's highest neighbour, and so on.
+    """
+    height, width = fine.shape
+    rises = np.ones((height, width + 1), bool)  # into each pixel, from the left; of equal pixels the later is higher
+    np.greater_equal(fine[:, 1:], fine[:, :-1], out=rises[:, 1:-1])
+    rises[:, -1] = False
+    peaks = np.flatnonzero(rises[:, :-1] & ~rises[:, 1:])  # one in each run
+    begins = np.ones((height, width), bool)
+    begins[:, 1:] = rises[:, 1:-1] < rises[:, 2:]
+    runs = np.cumsum(begins.ravel(), dtype=np.intp) - 1
+
     bits = (fine.size - 1).bit_length()
     kind = np.int32 if bits <= 16 else np.int64
-    index = np.arange(fine.size, dtype=kind).reshape(fine.shape)
-    key: NDArray[Any] = np.left_shift(fine, bits, dtype=kind) | index  # unique, and it carries the pixel's own index
-    best = key.copy()
-    np.maximum(best[1:], key[:-1], out=best[1:])
-    np.maximum(best[:-1], key[1:], out=best[:-1])
-    beside = best.copy() if connectivity == 8 else key
-    np.maximum(best[:, 1:], beside[:, :-1], out=best[:, 1:])
-    np.maximum(best[:, :-1], beside[:, 1:], out=best[:, :-1])
+    keys = np.zeros((height + 2, width + 2), kind)  # unique, and each carries its pixel's own index
+    keys[1:-1, 1:-1] = np.left_shift(fine, bits, dtype=kind) | np.arange(fine.size, dtype=kind).reshape(fine.shape)
+    key, at = keys.ravel(), peaks + 2 * (peaks // width) + width + 3
+    best = key[at]
+    for right in (-1, 0, 1) if connectivity == 8 else (0,):
+        np.maximum(best, key[at - (width + 2) + right], out=best)
+        np.maximum(best, key[at + (width + 2) + right], out=best)
 
-    parent = (best & ((1 << bits) - 1)).ravel().astype(np.intp)
-    summits = np.flatnonzero(best.ravel() == key.ravel())
-    parent = parent[parent]
-    parent = parent[parent]
-    met = np.zeros(parent.size, bool)
-    met[parent] = True
-    camps = np.flatnonzero(met)  # four steps up only few pixels are left: the rest of the climb is theirs
-    ahead = parent[camps]
-    while not np.array_equal(further := parent[ahead], ahead):
-        parent[camps] = ahead = further
-    number = np.empty(parent.size, np.int32)
-    number[summits] = np.arange(summits.size)
-    number[camps] = number[ahead]
-    return number[parent].reshape(fine.shape), values.ravel()[summits].astype(np.int64)
+    parent = runs[best & ((1 << bits) - 1)]
+    summits = np.flatnonzero(parent == np.arange(peaks.size))
+    while not np.array_equal(further := parent[parent], parent):  # twice as far up with every round
+        parent = further
+    number = np.empty(peaks.size, np.int32)
+    number[summits] = np.arange(summits.size, dtype=np.int32)
+    return number[parent][runs].reshape(fine.shape), values.ravel()[peaks[summits]].astype(np.int64)
 
 
 def _reach(hills: NDArray[np.int32], values: NDArray[np.uint8], count: int) -> NDArray[np.int16]:
@@ -263,7 +267,7 @@ def _reach(hills: NDArray[np.int32], values: NDArray[np.uint8], count: int) -> N
     height, width = hills.shape
     reach = np.full((count, 256, 4), np.iinfo(np.int16).min, np.int16)
     flat = reach.reshape(-1)
-    codes = (hills.astype(np.int64) << 10) + (values.astype(np.int64) << 2)
+    codes = (hills * np.intp(256) + values) * 4
     # The last assignment to an index wins, so the order of the pixels decides which of them is kept.
     by_row, by_column = codes.ravel(), codes.T.ravel()
     y = np.repeat(np.arange(height, dtype=np.int16), width)
@@ -272,8 +276,8 @@ def _reach(hills: NDArray[np.int32], values: NDArray[np.uint8], count: int) -> N
     flat[by_row[::-1] + 1] = -y[::-1]
     flat[by_column + 2] = x
     flat[by_row + 3] = y
-    downwards = reach[:, ::-1]
-    np.maximum.accumulate(downwards, axis=1, out=downwards)
+    for levels in (1, 2, 4, 8, 16, 32, 64, 128):  # each reaches as far as the highest of those above it
+        np.maximum(reach[:, :-levels], reach[:, levels:], out=reach[:, :-levels])
     return reach
 
 
@@ -281,17 +285,19 @@ def _passes(
     hills: NDArray[np.int32], values: NDArray[np.uint8], count: int, connectivity: int
 ) -> list[tuple[int, int, int]]:
     """The highest pass between each two hills that touch, highest first: (hill, hill, level), levels above 0."""
-    sides: list[tuple[tuple[slice, slice], tuple[slice, slice]]] = [
-        (np.s_[:, :-1], np.s_[:, 1:]),
-        (np.s_[:-1, :], np.s_[1:, :]),
-    ]
-    if connectivity == 8:
-        sides += [(np.s_[:-1, :-1], np.s_[1:, 1:]), (np.s_[:-1, 1:], np.s_[1:, :-1])]
+    height, width = hills.shape
+    hill, value = hills.ravel(), values.ravel()
     found = []
-    for one, other in sides:
-        apart = hills[one] != hills[other]
-        a, b = hills[one][apart].astype(np.int64), hills[other][apart].astype(np.int64)
-        level = np.minimum(values[one][apart], values[other][apart])
+    for down, right in [(0, 1), (1, 0), (1, 1), (1, -1)][: 4 if connectivity == 8 else 2]:
+        apart = np.zeros((height, width), bool)
+        left = slice(max(-right, 0), width - max(right, 0))
+        apart[: height - down, left] = (
+            hills[: height - down, left] != hills[down:, left.start + right : left.stop + right]
+        )
+        one = np.flatnonzero(apart)
+        other = one + (down * width + right)
+        a, b = hill[one].astype(np.int64), hill[other].astype(np.int64)
+        level = np.minimum(value[one], value[other])
         found.append((np.minimum(a, b) * count + np.maximum(a, b)) * 256 + level)
     codes = np.sort(np.concatenate(found))
     pairs = codes >> 8
