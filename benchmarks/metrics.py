@@ -9,8 +9,8 @@ plainly: for each of 1000 thresholds cut, find contours, box them; then all over
 "one thread": loop and library in turns; medians over maps of the processor's time, which other programs disturb least.
 Rows are MaxBoxAccV2 (every part), MaxBoxAcc (the largest) and both, as an evaluation wants them, which share their
 work here and nothing in the loop. "two processes": how evaluation counts them, the grids in chunks to two worker
-processes, which resize them; wall time an image, of the loop in this process and of the library in two, in turns, the best of three rounds
-each. Results must be equal. Exit status 1: a ratio of two processes below 10, or a difference.
+processes, which resize them; wall time an image, of the loop in this process and of the library in two, in turns, the
+best of three rounds each. Results must be equal. Exit status 1: a ratio of two processes below 10, or a difference.
 """
 
 from __future__ import annotations
