@@ -272,3 +272,26 @@ def test_overlay_sheet_and_repr():
     assert lines[0] == "Explanation of 2 input(s) by unnamed, cam, grid 2×3:"
     assert lines[1].startswith("  0.png: class 0 ")
     assert repr(made(7)).splitlines()[-1] == "  … 2 more"
+
+
+@pytest.mark.parametrize(
+    ("residual", "lowest", "floor"), [(np.nan, 5.0, 5.0), (np.nan, -5.0, 0.0), (0.0, 5.0, 0.0)],
+    ids=["far from zero", "signed", "decomposition"],
+)  # fmt: skip
+def test_only_maps_whose_zero_means_nothing_are_taken_from_their_minimum(residual, lowest, floor):
+    maps = np.full((1, 1, 4, 6), lowest)
+    maps[0, 0, 1, 2:4] = 10
+    one = made(1, 1, grid=(4, 6), maps=maps, residual=np.full((1, 1), residual))
+    np.testing.assert_allclose(one.evidence(), one.heatmap() - floor, atol=1e-6)
+    (((x0, y0, x1, y1),),) = one.boxes()[0][0][None].tolist()
+    whole = (x0, y0, x1, y1) == (0, 0, 30, 20)
+    assert whole == (lowest > floor), (x0, y0, x1, y1)
+
+
+def test_what_was_not_seen_is_no_evidence():
+    view = View((20, 30), (0.0, 5.0, 30.0, 15.0))
+    one = made(1, 1, maps=np.full((1, 1, 2, 3), 5.0) + np.eye(2, 3), residual=np.full((1, 1), np.nan), views=(view,),
+               pictures=())  # fmt: skip
+    seen = one.seen()
+    assert not one.evidence()[~seen].any()
+    assert one.evidence()[seen].min() == 0

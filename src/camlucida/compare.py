@@ -118,8 +118,7 @@ def ranks(values: NDArray[Any]) -> NDArray[np.float64]:
 def sheet(rows: Sequence[Row], colormap: str | None = None) -> Image.Image:
     """A contact sheet of the overlays of all methods that worked.
 
-    Maps that decompose the score are drawn from zero; those of other units, some far from zero everywhere (RISE), from
-    their minimum.
+    Drawn as ``Explanation.evidence`` says.
 
     Raises:
         MethodError: none did.
@@ -133,9 +132,8 @@ def sheet(rows: Sequence[Row], colormap: str | None = None) -> Image.Image:
 
 
 def _tile(made: Explanation, colormap: str | None) -> draw.Picture:
-    decomposes = bool(np.isfinite(made.residual[0, 0]))
-    heatmap, seen = made.heatmap(0, normalize="none" if decomposes else "minmax"), made.seen(0)
-    return draw.overlay(made.pictures[0].pixels, heatmap, colormap=colormap, seen=None if seen.all() else seen)
+    seen = made.seen(0)
+    return draw.overlay(made.pictures[0].pixels, made.evidence(), colormap=colormap, seen=None if seen.all() else seen)
 
 
 def reference(rows: Sequence[Row]) -> int | None:

@@ -185,10 +185,21 @@ class Explanation:
         """Which pixels of the picture the network saw, bool H×W; a centre crop hides the rest."""
         return self._view(index).seen(size)
 
+    def evidence(self, index: int = 0, target: int = 0) -> NDArray[np.float32]:
+        """The heatmap that masks, boxes and overlays are made of: float32 H×W, as ``heatmap`` gives it by default.
+
+        Only maps that are no decomposition of the score and lie above 0 everywhere (RISE's means of scores) are taken
+        from their minimum: their zero means nothing, and 20 % of their maximum would be the whole picture.
+        """
+        heatmap, seen = self.heatmap(index, target), self.seen(index)
+        if np.isfinite(self.residual[index, target]) or not seen.any():
+            return heatmap
+        return np.where(seen, heatmap - max(heatmap[seen].min(), np.float32(0)), np.float32(0))
+
     def masks(self, threshold: float = 0.2, *, percentile: float | None = None) -> list[list[NDArray[np.bool_]]]:
-        """For each input a list of T masks, bool H×W: above ``threshold`` of the maximum (see ``localize.mask``)."""
+        """For each input a list of T masks, bool H×W: ``evidence`` above ``threshold`` of its maximum."""
         return [
-            [localize.mask(self.heatmap(i, t), threshold, percentile=percentile) for t in range(self.maps.shape[1])]
+            [localize.mask(self.evidence(i, t), threshold, percentile=percentile) for t in range(self.maps.shape[1])]
             for i in range(len(self))
         ]
 
@@ -202,13 +213,13 @@ class Explanation:
     ) -> list[list[NDArray[np.int64]]]:
         """For each input a list of T arrays (M, 4): half-open xyxy boxes in pixels of the original picture.
 
-        The paper's rule by default: values above 20 % of the maximum, the box of the largest connected part (M is 0
-        where the map is nowhere positive). See ``localize.boxes``.
+        The paper's rule by default: ``evidence`` above 20 % of its maximum, the box of the largest connected part (M is
+        0 where it is nowhere positive). See ``localize.boxes``.
         """
         return [
             [
                 localize.boxes(
-                    self.heatmap(i, t), threshold, percentile=percentile, largest=largest, minimum_area=minimum_area
+                    self.evidence(i, t), threshold, percentile=percentile, largest=largest, minimum_area=minimum_area
                 )
                 for t in range(self.maps.shape[1])
             ]
@@ -253,10 +264,10 @@ class Explanation:
         """
         if not self.pictures:
             raise CamlucidaError("overlay: the input was a tensor, not a picture; use heatmap() and draw.overlay()")
-        heatmap, seen = self.heatmap(index, target), self.seen(index)
+        heatmap, seen = self.evidence(index, target), self.seen(index)
         drawn = draw.overlay(
             self.pictures[index].pixels,
-            heatmap,
+            self.heatmap(index, target) if signed else heatmap,
             colormap=colormap,
             signed=signed,
             opacity=opacity,

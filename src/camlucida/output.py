@@ -120,15 +120,15 @@ class Saver:
         classes: list[Record] = []
         parts: dict[int, int] = {}
         for t in range(one.maps.shape[1]):
-            heatmap = one.heatmap(0, t) if one.views else None
-            classes.append(class_record(one, 0, t, heatmap, self._threshold))
-            if heatmap is None or not one.pictures:
+            evidence = one.evidence(0, t) if one.views else None
+            classes.append(class_record(one, 0, t, evidence, self._threshold))
+            if evidence is None or not one.pictures:
                 continue
             seen, box = one.seen(0), classes[-1]["box"]
             drawn = draw.overlay(
-                one.pictures[0].pixels, heatmap, colormap=self._colormap, signed=self._signed,
-                seen=None if seen.all() else seen, boxes=[box] if box else None, caption=one.caption(0, t),
-                unit=one.origin.unit if self._signed else None,
+                one.pictures[0].pixels, one.heatmap(0, t) if self._signed else evidence, colormap=self._colormap,
+                signed=self._signed, seen=None if seen.all() else seen, boxes=[box] if box else None,
+                caption=one.caption(0, t), unit=one.origin.unit if self._signed else None,
             )  # fmt: skip
             part = _free(safe(one.names[0][t]).replace(".", "_") or "class", parts)
             write_whole(self.folder / f"{name}.{part}.png", png(drawn))

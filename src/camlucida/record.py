@@ -30,14 +30,14 @@ def record_of(explanation: Explanation, index: int, threshold: float) -> Record:
         index: which of its inputs.
         threshold: of the boxes, a share of each map's maximum.
     """
-    heatmaps = (explanation.heatmap(index, t) if explanation.views else None for t in range(explanation.maps.shape[1]))
+    found = (explanation.evidence(index, t) if explanation.views else None for t in range(explanation.maps.shape[1]))
     return joined(
-        explanation, index, [class_record(explanation, index, t, one, threshold) for t, one in enumerate(heatmaps)]
+        explanation, index, [class_record(explanation, index, t, one, threshold) for t, one in enumerate(found)]
     )
 
 
 def class_record(
-    explanation: Explanation, index: int, target: int, heatmap: NDArray[np.float32] | None, threshold: float
+    explanation: Explanation, index: int, target: int, evidence: NDArray[np.float32] | None, threshold: float
 ) -> Record:
     """One score of one picture: name, id (-1 for a contrast), probability, score, bias, residual, box and area.
 
@@ -46,8 +46,8 @@ def class_record(
     """
     box: list[int] | None = None
     area = 0
-    if heatmap is not None:
-        found, area = localize.largest_part(localize.mask(heatmap, threshold))
+    if evidence is not None:
+        found, area = localize.largest_part(localize.mask(evidence, threshold))
         box = list(found) if area else None
     return {
         "name": explanation.names[index][target],

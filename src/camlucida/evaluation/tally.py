@@ -125,7 +125,7 @@ def tally(work: Work, settings: Settings) -> Tally:
     metrics("accuracy").update([min(work.ranks)])
     size_hw = size_for(work.view, settings.mode)
     truth_boxes = work.truth.boxes_at(work.view.image_hw, size_hw).clip(0)
-    mask, ignore = work.truth.masks_at(size_hw) if len(work.labels) == 1 else (None, None)
+    mask, ignore = work.truth.masks_at(size_hw, settings.mode) if len(work.labels) == 1 else (None, None)
     overlaps = []
     for label, rank, grid in zip(work.labels, work.ranks, work.maps, strict=True):
         boxes = truth_boxes[work.truth.box_labels == label]
