@@ -69,6 +69,8 @@ def test_comparing_lists_what_works_and_says_why_others_do_not(run: Run) -> None
         (["map", "--provider", "abacus"], "there is no provider 'abacus'; this ONNX Runtime has "),
         (["info", "--provider", "qnn"], "provider 'qnn' is not in the installed ONNX Runtime, which has "),
         (["compare", "--provider", "abacus"], "there is no provider 'abacus'"),
+        (["serve", "--provider", "abacus"], "there is no provider 'abacus'"),
+        (["evaluate", "demo", "synthetic:shapes?count=10", "--provider", "abacus"], "there is no provider 'abacus'"),
         (["map", "-m", "net.py:f", "--threads", "2"], "net.py:f: providers and threads are chosen for ONNX models"),
     ],
 )

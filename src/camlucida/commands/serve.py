@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from camlucida.commands.options import ProviderOption
 from camlucida.errors import MissingExtraError
 
 MIB = 2**20
@@ -32,6 +33,7 @@ def serve(
         typer.Option(min=1, help="Batches that run at once; as many as there are processors if not given."),
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that an answer may take; then it is 504.")] = 30.0,
+    provider: ProviderOption = None,
 ) -> None:
     """Serve explanations over HTTP, and the page."""
     from camlucida.serve.settings import Settings
@@ -47,7 +49,7 @@ def serve(
         raise MissingExtraError(error.name or "fastapi", "serve") from error
     from camlucida.serve.run import serve as run
 
-    app = create_app(model, settings)
+    app = create_app(model, settings, providers=provider)
     if not settings.loopback and token is None:
         print(f"warning: anyone who reaches {host} can use this server; set a token", file=sys.stderr)
     run(app, settings, lambda address: print(f"{app.state.engine.explainer.model.name} at {address}", flush=True))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,8 +138,7 @@ def trace(source: str, size_hw: tuple[int, int] | None, scratch: Path) -> Traced
 def _export(source: str, net: nn.Module, example: Tensor, output: str, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=2**16)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             program = torch.onnx.export(
                 _Logits(net).eval(), (example,), dynamo=True, verbose=False, input_names=["images"],
                 output_names=[output], dynamic_shapes={"images": {0: batch}},
@@ -149,6 +150,20 @@ def _export(source: str, net: nn.Module, example: Tensor, output: str, path: Pat
         raise MissingExtraError(error.name or "onnxscript", "export") from error
     except Exception as error:  # torch raises many kinds here
         raise ExportError(f"{source}: PyTorch cannot export it ({first_line(error)})") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter tells its own developers: its file is run and compared before it is kept."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _calibration(model: Model) -> Mapping[str, Any] | None:

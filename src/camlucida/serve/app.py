@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,6 @@ from starlette.types import Receive
 
 from camlucida.explainer import Explainer
 from camlucida.models import Model, open_model
-from camlucida.models.onnx_file import open_demo, open_onnx
 from camlucida.serve import problems, schema
 from camlucida.serve.ask import media_type
 from camlucida.serve.body import ClientGoneError, Door, refuse
@@ -34,12 +33,18 @@ _PAGE_KINDS = {
 }  # fmt: skip
 
 
-def create_app(model: Model | str | Path | None = None, settings: Settings | None = None) -> FastAPI:
+def create_app(
+    model: Model | str | Path | None = None,
+    settings: Settings | None = None,
+    *,
+    providers: Sequence[str] | None = None,
+) -> FastAPI:
     """The server as an ASGI application. Its threads start and end with its lifespan.
 
     Args:
         model: as for ``open_model``; None is the demonstration model.
         settings: limits; None takes the defaults.
+        providers: what runs an ONNX model; see ``open_model``.
 
     Returns:
         The application; ``app.state.engine`` is its engine, ``app.state.meters`` its counters.
@@ -52,7 +57,7 @@ def create_app(model: Model | str | Path | None = None, settings: Settings | Non
         ['/healthz', '/metrics', '/v1/explain', '/v1/models']
     """
     settings = settings or Settings()
-    explainer = Explainer(_opened(model))
+    explainer = Explainer(_opened(model, providers))
     meters = Meters(lambda: engine.under_way)
     engine = Engine(explainer, settings, meters.batches.observe)
 
@@ -151,12 +156,10 @@ def _add_api(app: FastAPI, explainer: Explainer, engine: Engine, meters: Meters,
         return JSONResponse({"engine": "server", "sample": SAMPLE})
 
 
-def _opened(model: Model | str | Path | None) -> Model:
+def _opened(model: Model | str | Path | None, providers: Sequence[str] | None) -> Model:
     """The model; an ONNX file has one thread a batch, for batches side by side cost less than threads inside one."""
     name = "demo" if model is None else str(model) if isinstance(model, str | Path) else ""
-    if name == "demo":
-        return open_demo(threads=1)
-    return open_onnx(name, threads=1) if name.endswith(".onnx") else open_model(model)
+    return open_model(model, providers=providers, threads=1 if name == "demo" or name.endswith(".onnx") else None)
 
 
 def _boundary(request: Request) -> str:
