@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from page_driver import box, choose, drop, names, opened
 
+import camlucida as cl
+
 
 def test_what_is_no_picture_is_refused_and_the_last_answer_stays(browser: Any, url: str, picture: Path) -> None:
     with opened(browser, url) as page:
@@ -94,7 +96,7 @@ def test_every_control_has_a_name(browser: Any, server_url: str, picture: Path) 
         for role, name in [
             ("searchbox", "Find a class"),
             ("group", "Classes"),
-            ("radio", "cat 92.2 %"),
+            ("radio", f"cat {100 * cl.explain(picture).probabilities[0, 0]:.1f} %"),
             ("combobox", "Rather than"),
             ("group", "Evidence"),
             ("radio", "for and against"),
