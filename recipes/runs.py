@@ -101,12 +101,14 @@ def parameters(weights: Path) -> int:
 
 
 def table(recipe: Options, entries: list[Options]) -> str:
-    """A row a run: the mean over seeds, the standard deviation behind it; and the baselines once."""
+    """A row a run: the mean over seeds, the standard deviation behind it, and in brackets the 95 % intervals of the test
+    pictures (their ends' means over seeds); the baselines once.
+    """
     columns: dict[str, str] = recipe["columns"]
     lines = [f"| run | seeds | {' | '.join(columns.values())} | seconds |", "| --- " * (len(columns) + 3) + "|"]
     for name in dict.fromkeys(entry["run"] for entry in entries):
         own = [entry for entry in entries if entry["run"] == name]
-        cells = [cell([number(entry, key) for entry in own], key) for key in columns]
+        cells = [cell([number(entry, key) for entry in own], key) + interval(own, key) for key in columns]
         lines.append(f"| {name} | {len(own)} | {' | '.join(cells)} | {mean(one['seconds'] for one in own):.0f} |")
     for name in dict.fromkeys(key.rpartition(", ")[2] for key in entries[0]["baselines"]):
         found = [entries[0]["baselines"].get(f"{key}, {name}") for key in columns]
@@ -135,6 +137,13 @@ def cell(values: list[float | None], key: str) -> str:
         return f"{known[0]:,}"
     spread = f" ± {100 * stdev(known):.1f}" if len(known) > 1 else ""
     return f"{100 * mean(known):.1f}{spread}"
+
+
+def interval(entries: list[Options], key: str) -> str:
+    """The bootstrap interval of a figure, averaged over seeds; nothing where it has none."""
+    found = [entry["figures"][key] for entry in entries if key in entry["figures"]]
+    ends = [[one[end] for one in found if one.get(end) is not None] for end in ("low", "high")]
+    return f" ({100 * mean(ends[0]):.1f} to {100 * mean(ends[1]):.1f})" if all(ends) else ""
 
 
 def main() -> None:
