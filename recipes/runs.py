@@ -101,8 +101,8 @@ def parameters(weights: Path) -> int:
 
 
 def table(recipe: Options, entries: list[Options]) -> str:
-    """A row a run: the mean over seeds, the standard deviation behind it, and in brackets the 95 % intervals of the test
-    pictures (their ends' means over seeds); the baselines once.
+    """A row a run: the mean over seeds, the standard deviation behind it, and in brackets the 95 % interval of the test
+    pictures (its ends' means over seeds); the baselines once.
     """
     columns: dict[str, str] = recipe["columns"]
     lines = [f"| run | seeds | {' | '.join(columns.values())} | seconds |", "| --- " * (len(columns) + 3) + "|"]
