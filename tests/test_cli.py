@@ -372,10 +372,15 @@ def test_colormaps_of_the_option_are_those_of_the_library() -> None:
 
 
 def start(*arguments: object, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "camlucida", *map(str, arguments)], cwd=cwd, env=os.environ | environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
-    )  # fmt: skip
+    """Begin with a command, which Ctrl-C ends even where it does not end the tests (in a shell's background)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored stays so in a new process
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "camlucida", *map(str, arguments)], cwd=cwd, env=os.environ | environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_installed_command_and_a_plain_terminal(photos: Path, tmp_path: Path) -> None:
