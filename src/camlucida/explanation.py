@@ -191,8 +191,11 @@ class Explanation:
         Only maps that are no decomposition of the score and lie above 0 everywhere (RISE's means of scores) are taken
         from their minimum: their zero means nothing, and 20 % of their maximum would be the whole picture.
         """
-        heatmap, seen = self.heatmap(index, target), self.seen(index)
-        if np.isfinite(self.residual[index, target]) or not seen.any():
+        heatmap = self.heatmap(index, target)
+        if np.isfinite(self.residual[index, target]):
+            return heatmap
+        seen = self.seen(index)
+        if not seen.any():
             return heatmap
         return np.where(seen, heatmap - max(heatmap[seen].min(), np.float32(0)), np.float32(0))
 
@@ -264,15 +267,15 @@ class Explanation:
         """
         if not self.pictures:
             raise CamlucidaError("overlay: the input was a tensor, not a picture; use heatmap() and draw.overlay()")
-        heatmap, seen = self.evidence(index, target), self.seen(index)
+        evidence, seen = self.evidence(index, target), self.seen(index)
         drawn = draw.overlay(
             self.pictures[index].pixels,
-            self.heatmap(index, target) if signed else heatmap,
+            self.heatmap(index, target) if signed else evidence,
             colormap=colormap,
             signed=signed,
             opacity=opacity,
             seen=None if seen.all() else seen,
-            boxes=None if threshold is None else localize.boxes(heatmap, threshold),
+            boxes=None if threshold is None else localize.boxes(evidence, threshold),
             caption=self.caption(index, target) if caption else None,
             unit=self.origin.unit if signed else None,
         )
