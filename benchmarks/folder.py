@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 
 from camlucida import Explainer, sample
-from camlucida.find import find
-from camlucida.images import read
+from camlucida.images.finding import find
+from camlucida.images.picture import read
 
 BATCH = 16
 EARLY = 1000
@@ -57,7 +57,7 @@ def plain(folder: Path, count: int) -> float:
     from camlucida.models.onnx_file import DEMO
 
     explainer = Explainer()
-    model = Path(sys.modules["camlucida"].__path__[0], "assets", DEMO)
+    model = Path(sys.modules["camlucida"].__path__[0], "models", DEMO)
     session = onnxruntime.InferenceSession(model.read_bytes(), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     paths = [path for path, _ in zip(find(folder), range(count), strict=False)]

@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from camlucida import Explainer, sample
+from camlucida.images.preprocess import Preprocess
 from camlucida.methods.registry import find_method
-from camlucida.preprocess import Preprocess
 
 HERE = Path(__file__).parent
 SAME = 1e-4

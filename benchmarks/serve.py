@@ -140,7 +140,7 @@ def bare(batch: int, side_by_side: int, inside: int, seconds: float) -> tuple[fl
     options = onnxruntime.SessionOptions()
     if inside:
         options.intra_op_num_threads = inside
-    content = Path(camlucida.__file__).with_name("assets").joinpath("demo.onnx").read_bytes()
+    content = Path(camlucida.__file__).with_name("models").joinpath("demo.onnx").read_bytes()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     values = np.stack([Explainer().preprocess(sample().pixels)[0]] * batch)
     feed = {session.get_inputs()[0].name: values}
@@ -165,7 +165,7 @@ def bare(batch: int, side_by_side: int, inside: int, seconds: float) -> tuple[fl
 def serve(batch: int, threads: int | None) -> None:
     """The server with its default limits, but a shorter one for slow bodies, so that more of them fit into the time."""
     from camlucida.serve.app import create_app
-    from camlucida.serve.run import serve
+    from camlucida.serve.listening import serve
     from camlucida.serve.settings import Settings
 
     settings = Settings(port=0, batch=batch, threads=threads, body_timeout=3)

@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from resnet import resnet18, resnet50
 from torch import nn
 
+import onnx
 from camlucida.errors import ExportError
-from camlucida.onnx.export import Options, export
+from camlucida.export.exporting import Options, export
 
 HERE = Path(__file__).parent
 BATCHES = (1, 8)

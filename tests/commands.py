@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from camlucida import cli
+from camlucida.cli import app as cli
 
 
 class Ended(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from camlucida import assets
+import camlucida
 from camlucida.explainer import Explainer
 
 
@@ -25,7 +25,7 @@ def plain_demo(path):
     """The demonstration model without its outputs for maps."""
     import onnx
 
-    model = onnx.load(Path(assets.__file__).with_name("demo.onnx"))
+    model = onnx.load(Path(camlucida.__file__).with_name("models") / "demo.onnx")
     for output in [one for one in model.graph.output if one.name in ("maps", "bias")]:
         model.graph.output.remove(output)
     onnx.save(model, path)

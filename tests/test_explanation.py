@@ -10,8 +10,8 @@ from PIL import Image
 
 from camlucida.errors import CamlucidaError
 from camlucida.explanation import Explanation, Origin, residual_in_words
-from camlucida.images import Picture
-from camlucida.preprocess import Preprocess, View
+from camlucida.images.picture import Picture
+from camlucida.images.preprocess import Preprocess, View
 
 
 def made(n=2, t=3, k=4, grid=(2, 3), **changed):

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 import camlucida as cl
-from camlucida import ahead as ahead_module
-from camlucida import folder
-from camlucida.ahead import ahead
+from camlucida import explain_files as folder
 from camlucida.errors import ImageError
-from camlucida.folder import explain_files
-from camlucida.images import Picture, read
+from camlucida.explain_files import explain_files
+from camlucida.images import ahead as ahead_module
+from camlucida.images.ahead import ahead
+from camlucida.images.picture import Picture, read
 
 
 @pytest.fixture(scope="module")

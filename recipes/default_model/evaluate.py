@@ -16,7 +16,8 @@ from classes import IMAGENETTE, LABELS
 from pictures import Record, records
 
 import camlucida as cl
-from camlucida import images, localize
+from camlucida.boxes import localize
+from camlucida.images import picture as images
 
 
 def interval(hits: list[bool]) -> str:

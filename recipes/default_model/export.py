@@ -1,6 +1,6 @@
 """Write the trained demonstration model as the package's ONNX file, and check it.
 
-    python recipes/default_model/export.py RUN src/camlucida/assets/demo.onnx
+    python recipes/default_model/export.py RUN src/camlucida/models/demo.onnx
 
 ``camlucida export`` with two things more: weights are stored as float16 (half the size) and cast to float32 when the
 model is loaded, so that all arithmetic is float32; and the licence is named. The file is refused unless its logits and
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
-from camlucida.onnx.export import export
+import onnx
+from camlucida.export.exporting import export
+from onnx import TensorProto, helper, numpy_helper
 
 LICENCE = "weights for non-commercial research, see the model card"
 MOVED, RESIDUAL = 2e-2, 1e-5  # of the logits' spread

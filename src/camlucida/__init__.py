@@ -20,18 +20,18 @@ _WHERE = {
     "Explainer": "explainer",
     "Explanation": "explanation",
     "Contrast": "targets",
-    "Preprocess": "preprocess",
-    "View": "preprocess",
-    "Picture": "images",
+    "Preprocess": "images.preprocess",
+    "View": "images.preprocess",
+    "Picture": "images.picture",
     "open_model": "models",
-    "with_maps": "pytorch.module",
+    "with_maps": "pytorch.with_maps",
     "smoothed": "methods.around",
     "probability": "scores",
     "log_odds": "scores",
     "Similarity": "pytorch.readouts",
     "MaskScore": "pytorch.readouts",
     "BoxScore": "pytorch.readouts",
-    "sample": "assets",
+    "sample": "images.sample",
     "CamlucidaError": "errors",
 }
 
@@ -40,16 +40,16 @@ __all__ = ["BoxScore", "CamlucidaError", "Contrast", "Explainer", "Explanation",
            "smoothed", "with_maps"]  # fmt: skip
 
 if TYPE_CHECKING:
-    from camlucida.assets import sample
     from camlucida.errors import CamlucidaError
     from camlucida.explainer import Explainer, explain
     from camlucida.explanation import Explanation
-    from camlucida.images import Picture
+    from camlucida.images.picture import Picture
+    from camlucida.images.preprocess import Preprocess, View
+    from camlucida.images.sample import sample
     from camlucida.methods.around import smoothed
     from camlucida.models import open_model
-    from camlucida.preprocess import Preprocess, View
-    from camlucida.pytorch.module import with_maps
     from camlucida.pytorch.readouts import BoxScore, MaskScore, Similarity
+    from camlucida.pytorch.with_maps import with_maps
     from camlucida.scores import log_odds, probability
     from camlucida.targets import Contrast
 

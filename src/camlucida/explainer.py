@@ -13,14 +13,14 @@ from PIL import Image
 
 from camlucida.errors import ImageError, TargetError
 from camlucida.explanation import Explanation, Origin
-from camlucida.find import find
-from camlucida.images import Picture, read
+from camlucida.images.finding import find
+from camlucida.images.picture import Picture, read
+from camlucida.images.preprocess import Preprocess, View
 from camlucida.methods.registry import Compute, find_method
 from camlucida.models import Model, open_model
-from camlucida.preprocess import Preprocess, View
-from camlucida.runner import residuals
+from camlucida.runners.runner import residuals
+from camlucida.runners.tta import Views, seen_from
 from camlucida.targets import Activation, Classes
-from camlucida.views import Views, seen_from
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,7 +62,7 @@ def explain(
         activation: how logits become probabilities: "softmax", "sigmoid" (several labels at once) or "none"; None takes
             what the model itself ends in, else sigmoid for a single logit and softmax for more.
         views: maps as the mean over the input as it is ("one"), mirrored ("flips"), and turned by quarters too
-            ("dihedral"); see ``camlucida.views``.
+            ("dihedral"); see ``camlucida.runners.tta``.
 
     Raises:
         CamlucidaError: a subclass says what was wrong with picture, model, classes or method.

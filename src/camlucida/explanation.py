@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from camlucida import draw, localize
+from camlucida.boxes import localize
+from camlucida.drawing import overlay as draw
 from camlucida.errors import CamlucidaError
-from camlucida.images import Picture
-from camlucida.preprocess import View
+from camlucida.images.picture import Picture
+from camlucida.images.preprocess import View
 from camlucida.targets import Activation, probabilities
 
 Normalize = Literal["none", "max", "minmax"]
@@ -305,7 +306,7 @@ class Explanation:
         Raises:
             OutputError: the folder cannot be written.
         """
-        from camlucida.output import save
+        from camlucida.results.saving import save
 
         return save(self, Path(folder), threshold=threshold, colormap=colormap)
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from camlucida.data.record import Dataset, Example, Record, Truth
+from camlucida.images.preprocess import Preprocess
 from camlucida.models import Model
-from camlucida.models.module import wrap
-from camlucida.preprocess import Preprocess
+from camlucida.models.torch_module import wrap
 
 SIZE, CELL = 64, 8
 CLASSES = ("red", "green", "none")

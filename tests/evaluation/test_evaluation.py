@@ -13,14 +13,14 @@ import torch
 from squares import CELL, COLOURS, LABELS, PLAIN, Colours, colours, scenes
 
 import camlucida as cl
-from camlucida.calibrate import Calibration
+from camlucida.boxes.calibration import Calibration
 from camlucida.data.record import Example, Record, Truth
 from camlucida.errors import CamlucidaError, DataError, TargetError
 from camlucida.evaluation import calibrated, evaluate
 from camlucida.evaluation.maps import laid
+from camlucida.images.preprocess import View
 from camlucida.metrics import box_overlaps
-from camlucida.models.module import wrap
-from camlucida.preprocess import View
+from camlucida.models.torch_module import wrap
 
 
 @pytest.fixture(scope="module")

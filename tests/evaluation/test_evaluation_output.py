@@ -17,7 +17,7 @@ from rich.console import Console
 from squares import colours, scenes
 from typer.testing import CliRunner
 
-from camlucida.commands.evaluate import evaluate as command
+from camlucida.cli.evaluate import evaluate as command
 from camlucida.errors import OutputError, TargetError
 from camlucida.evaluation import evaluate
 from camlucida.evaluation.curves import curves_svg

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from camlucida.boxes.localize import iou
 from camlucida.evaluation.accuracy import Accuracy
-from camlucida.evaluation.baselines import centre_map, centre_overlaps, counted
 from camlucida.evaluation.bootstrap import Bootstrap, interval
 from camlucida.evaluation.cases import chosen
-from camlucida.evaluation.grid import Known, asked, layouts
+from camlucida.evaluation.centre_baselines import centre_map, centre_overlaps, counted
+from camlucida.evaluation.grid_pointing import Known, asked, layouts
 from camlucida.evaluation.result import Baseline, Figure, Value
 from camlucida.evaluation.verdict import warnings
-from camlucida.localize import iou
 from camlucida.metrics import MaxBoxAcc, PointingGame, PxAP, box_overlaps
 
 

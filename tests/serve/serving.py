@@ -16,11 +16,11 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from camlucida.images.preprocess import Preprocess
 from camlucida.models import Model
-from camlucida.preprocess import Preprocess
-from camlucida.runner import Facts, Maps
+from camlucida.runners.runner import Facts, Maps
 from camlucida.serve.app import create_app
-from camlucida.serve.run import listen, server_of
+from camlucida.serve.listening import listen, server_of
 from camlucida.serve.settings import Settings
 from camlucida.targets import choose
 

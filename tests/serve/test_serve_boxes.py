@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from camlucida import localize
-from camlucida.preprocess import View
-from camlucida.serve import boxes
-from camlucida.serve.boxes import largest_boxes
+from camlucida.boxes import localize
+from camlucida.images.preprocess import View
+from camlucida.serve import largest_boxes as boxes
+from camlucida.serve.largest_boxes import largest_boxes
 
 
 def by_pixels(maps, view, threshold):

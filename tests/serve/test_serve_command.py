@@ -14,8 +14,8 @@ from serving import picture
 from typer.testing import CliRunner
 
 from camlucida.errors import ServeError
-from camlucida.onnx.export import Options, export
-from camlucida.serve import run
+from camlucida.export.exporting import Options, export
+from camlucida.serve import listening as run
 from camlucida.serve.app import create_app
 from camlucida.serve.settings import Settings
 from onnx_files import plain_demo
@@ -77,7 +77,7 @@ def test_no_such_host():
 def test_warning(monkeypatch, arguments, warned):
     import typer
 
-    from camlucida.commands.serve import serve
+    from camlucida.cli.serve import serve
 
     seen = []
     monkeypatch.setattr(run, "serve", lambda app, settings, ready: seen.append(settings))
@@ -93,7 +93,7 @@ def test_warning(monkeypatch, arguments, warned):
 def test_process(sent):
     """It tells its address, answers, and ends with exit code 0 on a signal."""
     program = (
-        "import typer, sys; from camlucida.commands.serve import serve; app = typer.Typer(); app.command()(serve); "
+        "import typer, sys; from camlucida.cli.serve import serve; app = typer.Typer(); app.command()(serve); "
         "app(['--port', '0'], standalone_mode=False)"
     )
     environment = os.environ | {"CAMLUCIDA_TOKEN": "from-the-environment"}

@@ -11,7 +11,7 @@ from PIL import Image
 from serving import picture, post
 
 import camlucida as cl
-from camlucida.preprocess import IMAGENET_MEAN
+from camlucida.images.preprocess import IMAGENET_MEAN
 
 ASKS = {
     "top five": ({}, 5),

@@ -64,7 +64,7 @@ if __name__ == "__main__":
 
     make_importable()
     torch.set_num_threads(1)
-    from camlucida.training import module
+    from camlucida.training import lightning_module as module
     from camlucida.training.fit import fit
 
     whole = module.Training.training_step

@@ -19,19 +19,19 @@ from shapes_toy import CLASSES, SIZE, batch, examples, picture, trained
 from torch import Tensor
 from typer.testing import CliRunner
 
-from camlucida.calibrate import Calibration
-from camlucida.commands.localizer import localizer as localizer_command
+from camlucida.boxes.calibration import Calibration
+from camlucida.boxes.localize import iou
+from camlucida.cli.localizer import localizer as localizer_command
 from camlucida.data.record import Record, Truth
 from camlucida.errors import ModelError, TrainingError
-from camlucida.localize import iou
-from camlucida.preprocess import Preprocess
-from camlucida.training.boxes import box_loss, centres, decoded, moved, overlap
+from camlucida.images.preprocess import Preprocess
+from camlucida.training.box_localizer import LocalizerConfig, open_localizer
+from camlucida.training.box_regression import box_loss, centres, decoded, moved, overlap
 from camlucida.training.config import Augment, TrainConfig
-from camlucida.training.lessons import BOXES, calibrate_lessons, lessons, symmetric_maps
-from camlucida.training.localizer import LocalizerConfig, open_localizer
+from camlucida.training.localizer_lessons import BOXES, calibrate_lessons, lessons, symmetric_maps
+from camlucida.training.localizer_training import fit_localizer
 from camlucida.training.network import make_network
-from camlucida.training.run import Run, open_network, write_record, write_weights
-from camlucida.training.teach import fit_localizer
+from camlucida.training.run_folder import Run, open_network, write_record, write_weights
 
 CONFIG = TrainConfig(backbone="small:8-16-24", size=SIZE, stride=4, augment="dihedral")
 

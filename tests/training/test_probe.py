@@ -11,9 +11,9 @@ from camlucida.data.record import Dataset, Example, Record, Truth
 from camlucida.errors import TrainingError
 from camlucida.training.config import TrainConfig
 from camlucida.training.finegrained import fine_grained
+from camlucida.training.linear_probe import fit_linear, pooled_features, probe, probe_base, with_linear
 from camlucida.training.network import make_network
-from camlucida.training.probe import fit_linear, pooled_features, probe, probe_base, with_linear
-from camlucida.training.run import Run, write_record, write_weights
+from camlucida.training.run_folder import Run, write_record, write_weights
 
 SIZE = 32
 
@@ -69,7 +69,7 @@ def test_the_strength_is_chosen_on_what_was_held_out():
     held = rng.normal(size=(400, 60)).astype(np.float32), np.arange(400) % 2
     held[0][:, 0] += 1.5 * held[1]
     chosen = fit_linear(x, y, held, classes=2, classifier="logistic")
-    from camlucida.training import probe as module
+    from camlucida.training import linear_probe as module
 
     scores = {}
     for strength in module.STRENGTHS:

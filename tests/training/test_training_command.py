@@ -10,9 +10,9 @@ from test_training_fit import write_csv_set
 from typer.testing import CliRunner
 
 import camlucida as cl
-from camlucida import cli
+from camlucida.cli import app as cli
 from camlucida.errors import CamlucidaError, TrainingError
-from camlucida.training.run import open_run, read_record
+from camlucida.training.run_folder import open_run, read_record
 
 TINY = ["--backbone", "small:8-12", "--size", "20", "--stride", "4", "--epochs", "2", "--batch", "8"]
 

@@ -13,7 +13,7 @@ from small_runs import SIZE, config, examples
 
 from camlucida.data.record import Example
 from camlucida.errors import TrainingError
-from camlucida.preprocess import Fit, Preprocess
+from camlucida.images.preprocess import Fit, Preprocess
 from camlucida.training import data
 from camlucida.training.augment import AUGMENTS
 from camlucida.training.config import Augment

@@ -22,14 +22,14 @@ from torch import Tensor
 import camlucida as cl
 from camlucida.data.record import Example
 from camlucida.errors import MethodError, ModelError, TrainingError
-from camlucida.images import read
+from camlucida.images.picture import read
 from camlucida.training import fit as fitting
-from camlucida.training import module
+from camlucida.training import lightning_module as module
 from camlucida.training.config import TrainConfig
 from camlucida.training.fit import LAST, fit
-from camlucida.training.module import averaged, one_cycle, stopped
-from camlucida.training.run import open_network, open_run, read_record, store_calibration, write_record
-from camlucida.training.synced import SyncedNormalization
+from camlucida.training.lightning_module import averaged, one_cycle, stopped
+from camlucida.training.run_folder import open_network, open_run, read_record, store_calibration, write_record
+from camlucida.training.synced_normalization import SyncedNormalization
 
 HERE = Path(__file__).parent
 EVERYTHING: dict[str, Any] = {
@@ -481,7 +481,7 @@ def test_spoilt_weights_and_a_run_with_code_of_its_own_are_refused(undisturbed: 
 
 
 def test_a_calibration_travels_with_the_run(tmp_path: Path) -> None:
-    from camlucida.calibrate import Calibration
+    from camlucida.boxes.calibration import Calibration
 
     out = train(tmp_path / "run")
     assert open_run(out).calibration is None

@@ -18,7 +18,7 @@ from camlucida.training.heads import Head, Step, make_head
 from camlucida.training.heads.acol import ACoL, erased, minmax, of_targets
 from camlucida.training.heads.spg import FEW, SPG, guidance, seeds
 from camlucida.training.network import Network, make_network
-from camlucida.training.tokens import OwnTransformer, TokenTrunk, token_trunk
+from camlucida.training.token_backbones import OwnTransformer, TokenTrunk, token_trunk
 
 TOY = {
     "acol": TrainConfig(backbone="small:8-16-24", head="acol", size=SIZE, stride=4),

@@ -118,7 +118,7 @@ def _served(**limits: Any) -> Iterator[str]:
     """A server on a free port, for as long as the block runs."""
     pytest.importorskip("fastapi", reason="no FastAPI: pip install 'camlucida[serve]'")
     from camlucida.serve.app import create_app
-    from camlucida.serve.run import listen, server_of
+    from camlucida.serve.listening import listen, server_of
     from camlucida.serve.settings import Settings
 
     settings = Settings(port=0, threads=1, **limits)

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from camlucida import localize
-from camlucida.colormaps import table
-from camlucida.preprocess import Interpolation, Preprocess, View
+from camlucida.boxes import localize
+from camlucida.drawing.colormaps import table
+from camlucida.images.preprocess import Interpolation, Preprocess, View
 from camlucida.targets import probabilities
 
 

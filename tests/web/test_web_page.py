@@ -13,7 +13,7 @@ from page_driver import box, choose, drawn, drop, names, opened, saved, set_slid
 from PIL import Image
 
 import camlucida as cl
-from camlucida import localize
+from camlucida.boxes import localize
 
 
 def test_a_dropped_picture_is_explained_and_its_map_drawn(

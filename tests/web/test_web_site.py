@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
+import onnx
 from camlucida.errors import ExportError, ModelError, OutputError
 from camlucida.web import page_files, runtime, write_site
 from camlucida.web.runtime import PARTS, Part, fetched, runtime_files
@@ -54,7 +54,7 @@ def archived(package: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def demo() -> onnx.ModelProto:
     from importlib import resources
 
-    return onnx.load_from_string((resources.files("camlucida") / "assets" / "demo.onnx").read_bytes())
+    return onnx.load_from_string((resources.files("camlucida.models") / "demo.onnx").read_bytes())
 
 
 def test_a_site_holds_the_page_the_model_and_what_the_page_must_know(package: Path, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_the_command_writes_a_site(package: Path, tmp_path: Path, monkeypatch: p
     import typer
     from typer.testing import CliRunner
 
-    from camlucida.commands.web import web
+    from camlucida.cli.web import web
 
     app = typer.Typer()
     app.command()(web)

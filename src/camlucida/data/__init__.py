@@ -66,7 +66,7 @@ DATA_SOURCES = (
     DataSource("wsol:METADATA@PICTURES", "the public WSOL benchmark's metadata: CUB, ILSVRC, OpenImages-30k",
                "camlucida.data.wsol:read_wsol", ("*/image_ids.txt", "*/class_labels.txt")),
     DataSource("folder:PATH", "CLASS/ or SPLIT/CLASS/, also below images/",
-               "camlucida.data.folder:read_folder", ("*/",)),
+               "camlucida.data.class_folders:read_folder", ("*/",)),
 )  # fmt: skip
 """Add your own: a line here, and its reader. A bare path is of the first kind that recognizes it."""
 

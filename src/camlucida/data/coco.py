@@ -28,7 +28,7 @@ from camlucida.data.reading import (
 from camlucida.data.record import Dataset, Example, Record, Truth
 from camlucida.data.rle import run_lengths, run_mask
 from camlucida.errors import DataError
-from camlucida.images import shown
+from camlucida.images.picture import shown
 
 Note = dict[str, Any]
 

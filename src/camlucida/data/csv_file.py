@@ -23,7 +23,7 @@ from camlucida.data.reading import (
 )
 from camlucida.data.record import Dataset, Example, Record, Truth
 from camlucida.errors import DataError
-from camlucida.images import shown
+from camlucida.images.picture import shown
 
 Box = tuple[float, float, float, float]
 _CORNERS = ("x0", "y0", "x1", "y1")

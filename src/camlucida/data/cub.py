@@ -20,7 +20,7 @@ from camlucida.data.reading import (
     read_lines,
 )
 from camlucida.data.record import Dataset, Example, Record, Truth
-from camlucida.images import read
+from camlucida.images.picture import read
 
 _TABLES = ("image_class_labels", "train_test_split", "bounding_boxes")
 

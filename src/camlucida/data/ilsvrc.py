@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from camlucida.data.folder import class_pictures
+from camlucida.data.class_folders import class_pictures
 from camlucida.data.reading import BadRecordError, Broken, Tree, boxes_array, quoted
 from camlucida.data.record import Dataset, Example, Record, Truth
 from camlucida.data.voc import read_xml
 from camlucida.errors import DataError
-from camlucida.images import shown
+from camlucida.images.picture import shown
 
 _DATA, _NOTES = "Data/CLS-LOC", "Annotations/CLS-LOC"
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import DataError
-from camlucida.images import MAX_PIXELS, reason_of, shown
+from camlucida.images.picture import MAX_PIXELS, reason_of, shown
 
 MAX_ANNOTATION_BYTES = 512 * 2**20
 """Largest annotation file read, in bytes (COCO's own largest has 448 MiB)."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import DataError, ImageError
-from camlucida.images import Picture, read, shown
+from camlucida.images.picture import Picture, read, shown
 
 MaskSource = Path | tuple[Path, ...] | NDArray[np.bool_] | Callable[[], NDArray[np.bool_]] | None
 """Pixels: a file (above 0 is set) or the union of several, an array H×W, or a function that makes one; None: not known.

@@ -23,7 +23,7 @@ from camlucida.data.reading import (
 )
 from camlucida.data.record import Dataset, Example, Record, Truth
 from camlucida.errors import DataError
-from camlucida.images import read, shown
+from camlucida.images.picture import read, shown
 
 MAX_XML_BYTES = 4 * 2**20
 """Largest XML file of one picture read, in bytes."""

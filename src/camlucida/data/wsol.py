@@ -23,7 +23,7 @@ from camlucida.data.reading import (
 )
 from camlucida.data.record import Dataset, Example, Record, Truth
 from camlucida.errors import DataError
-from camlucida.images import shown
+from camlucida.images.picture import shown
 
 _SPLITS = ("train", "val", "test")
 

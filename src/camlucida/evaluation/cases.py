@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida import draw
 from camlucida.data.record import Record
+from camlucida.drawing import overlay as draw
 from camlucida.evaluation.maps import Explained, explained, laid, size_for
 from camlucida.evaluation.result import Box, Case
 from camlucida.evaluation.tally import Settings

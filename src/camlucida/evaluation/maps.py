@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.ahead import HELD, ahead
-from camlucida.calibrate import filled
+from camlucida.boxes.calibration import filled
 from camlucida.data.record import Record
 from camlucida.errors import CamlucidaError, ImageError
 from camlucida.evaluation.classes import class_ids, ranks_of
 from camlucida.explainer import Explainer
-from camlucida.images import Picture
+from camlucida.images.ahead import HELD, ahead
+from camlucida.images.picture import Picture
+from camlucida.images.preprocess import Preprocess, View
 from camlucida.metrics.localization import Mode
-from camlucida.preprocess import Preprocess, View
 
 PROTOCOL_HW = (224, 224)
 """The public benchmark looks at pictures, maps and truth at this size."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.calibrate import Calibration, calibrate
+from camlucida.boxes.calibration import Calibration, calibrate
 from camlucida.errors import DataError
 from camlucida.evaluation.maps import explained, laid, preprocess_for, size_for
 from camlucida.explainer import Explainer
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from camlucida.explainer import ModelLike
     from camlucida.methods.registry import Compute
     from camlucida.pytorch.stages import Layers
-    from camlucida.views import Views
+    from camlucida.runners.tta import Views
 
 Item = tuple[NDArray[np.float32], NDArray[Any]]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.calibrate import Calibration
+from camlucida.boxes.calibration import Calibration
 
 Box = tuple[float, float, float, float]
 
@@ -172,7 +172,7 @@ class Evaluation:
             OutputError: the folder cannot be written.
         """
         from camlucida.evaluation.page import page
-        from camlucida.output import made_folder, write_whole
+        from camlucida.results.saving import made_folder, write_whole
 
         place = Path(folder)
         made_folder(place)

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.calibrate import Calibration
+from camlucida.boxes.calibration import Calibration
+from camlucida.boxes.guesses import guesses_of_rank
+from camlucida.boxes.localize import iou
 from camlucida.data.record import Truth
 from camlucida.evaluation.accuracy import Accuracy, PerClass
-from camlucida.evaluation.baselines import centre_map, centre_overlaps, counted
+from camlucida.evaluation.centre_baselines import centre_map, centre_overlaps, counted
 from camlucida.evaluation.maps import laid, size_for
-from camlucida.guesses import guesses_of_rank
-from camlucida.localize import iou
+from camlucida.images.preprocess import View
 from camlucida.metrics import (
     BoxExtents,
     EnergyPointing,
@@ -35,7 +36,6 @@ from camlucida.metrics import (
     part_overlaps,
 )
 from camlucida.metrics.localization import Mode
-from camlucida.preprocess import View
 
 Counters = dict[str, dict[str, NDArray[Any]]]
 

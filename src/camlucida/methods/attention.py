@@ -45,7 +45,7 @@ def rollout(passed: Pass, targets: Targets) -> Maps:
     """
     import torch
 
-    from camlucida.pytorch.attention import attention
+    from camlucida.pytorch.attention_weights import attention
 
     seen = attention(passed, gradients=False)
     matrices = seen.matrices()
@@ -84,7 +84,7 @@ def gradient_rollout(passed: Pass, targets: Targets) -> Maps:
     """
     import torch
 
-    from camlucida.pytorch.attention import attention
+    from camlucida.pytorch.attention_weights import attention
 
     seen = attention(passed, gradients=True)
     with torch.enable_grad():
@@ -128,7 +128,7 @@ def legrad(passed: Pass, targets: Targets) -> Maps:
     """
     import torch
 
-    from camlucida.pytorch.attention import attention
+    from camlucida.pytorch.attention_weights import attention
 
     seen = attention(passed, gradients=True)
     total = torch.zeros(())
@@ -170,7 +170,7 @@ def tscam(passed: Pass, targets: Targets) -> Maps:
     """
     import torch
 
-    from camlucida.pytorch.attention import attention
+    from camlucida.pytorch.attention_weights import attention
 
     seen = attention(passed, gradients=False)
     if not seen.prefix:

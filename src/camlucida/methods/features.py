@@ -190,7 +190,7 @@ def _scores_of_many(
     """Confidences (count, B, T) of a head for ``count`` perturbations of its input, ``make(positions)`` (n, B, …)."""
     import torch
 
-    from camlucida.pytorch.mapped import mapped
+    from camlucida.pytorch.vmapped import mapped
 
     size = len(passed.features)
     rows = torch.arange(size, device=passed.features.device)

@@ -3,8 +3,8 @@
 Their counters are plain arrays in `metric.counters`, so one metric serves a loop, several processes, or a cluster.
 """
 
-from .accumulate import Metric
-from .localization import (
+from camlucida.metrics.accumulate import Metric
+from camlucida.metrics.localization import (
     BoxAccuracy,
     Localization,
     LocalizationScores,
@@ -13,9 +13,9 @@ from .localization import (
     box_overlaps,
     part_overlaps,
 )
-from .mosaic import GridPointing
-from .overlap import BestLocalization, BoxExtents, Extents, MaskIoU, MaxLocalization, MaxMaskIoU
-from .pointing import EnergyPointing, PointingGame
+from camlucida.metrics.mosaic import GridPointing
+from camlucida.metrics.overlap import BestLocalization, BoxExtents, Extents, MaskIoU, MaxLocalization, MaxMaskIoU
+from camlucida.metrics.pointing import EnergyPointing, PointingGame
 
 __all__ = [
     "BestLocalization",

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import CamlucidaError
-from ..localize import as_boxes, as_heatmap
+from camlucida.boxes.localize import as_boxes, as_heatmap
+from camlucida.errors import CamlucidaError
 
 
 def as_heatmaps(heatmaps: ArrayLike | Sequence[ArrayLike]) -> list[NDArray[Any]]:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from ..errors import CamlucidaError
+from camlucida.errors import CamlucidaError
 
 
 class Metric(ABC):

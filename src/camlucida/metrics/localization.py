@@ -13,11 +13,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import CamlucidaError
-from ..localize import as_boxes, as_heatmap, iou
-from ._inputs import as_classes, as_heatmaps, as_mask, as_overlap, check_count, ranks
-from ._thresholds import contours, fine_levels, outer_parts, unit_scaled
-from .accumulate import Metric, seen
+from camlucida.boxes.localize import as_boxes, as_heatmap, iou
+from camlucida.boxes.thresholds import contours, fine_levels, outer_parts, unit_scaled
+from camlucida.errors import CamlucidaError
+from camlucida.metrics._inputs import as_classes, as_heatmaps, as_mask, as_overlap, check_count, ranks
+from camlucida.metrics.accumulate import Metric, seen
 
 Mode = Literal["protocol", "exact"]
 Parts = Literal["all", "largest"]

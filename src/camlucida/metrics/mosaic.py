@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import CamlucidaError
-from ._inputs import as_heatmaps, check_count
-from .accumulate import Metric, seen
+from camlucida.errors import CamlucidaError
+from camlucida.metrics._inputs import as_heatmaps, check_count
+from camlucida.metrics.accumulate import Metric, seen
 
 
 class GridPointing(Metric):

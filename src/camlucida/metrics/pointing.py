@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import CamlucidaError
-from ._inputs import as_classes, as_heatmaps, as_region, check_count
-from .accumulate import Metric, seen, summed
+from camlucida.errors import CamlucidaError
+from camlucida.metrics._inputs import as_classes, as_heatmaps, as_region, check_count
+from camlucida.metrics.accumulate import Metric, seen, summed
 
 
 class PointingGame(Metric):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from camlucida.errors import ModelError
+from camlucida.images.preprocess import Preprocess
 from camlucida.methods.registry import Method
-from camlucida.preprocess import Preprocess
-from camlucida.runner import Runner
+from camlucida.runners.runner import Runner
 from camlucida.targets import Activation
 
 if TYPE_CHECKING:
@@ -65,8 +65,9 @@ SOURCES = (
     Source("timm:NAME", "a timm model with its weights [zoo]", "camlucida.models.zoo:open_timm"),
     Source("torchvision:NAME", "a torchvision model with its weights [zoo]", "camlucida.models.zoo:open_torchvision"),
     Source("hf:NAME", "a Hugging Face image classifier, by hub name or folder [zoo]", "camlucida.models.zoo:open_hf"),
-    Source("FILE.py:FUNCTION", "a function of your own that returns an nn.Module", "camlucida.models.module:open_file"),
-    Source("RUN/", "the folder of a training run (camlucida train) [train]", "camlucida.training.run:open_run"),
+    Source("FILE.py:FUNCTION", "a function of your own that returns an nn.Module",
+           "camlucida.models.torch_module:open_file"),
+    Source("RUN/", "the folder of a training run (camlucida train) [train]", "camlucida.training.run_folder:open_run"),
     Source("FILE.onnx", "an ONNX classifier, with maps or without", "camlucida.models.onnx_file:open_onnx"),
 )  # fmt: skip
 """Add your own: a line here, and its opener ``(name) -> Model``."""
@@ -99,7 +100,7 @@ def open_model(
     if not name:
         if not hasattr(model, "forward"):
             raise ModelError(f"model: expected an nn.Module or one of {', '.join(known_sources())}; got {type(model)}")
-        from camlucida.models.module import wrap
+        from camlucida.models.torch_module import wrap
 
         _refuse(engine, type(model).__name__)
         return wrap(model)  # type: ignore[arg-type]

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from camlucida.errors import CamlucidaError, MethodError, MissingExtraError, ModelError
+from camlucida.images.preprocess import Preprocess
 from camlucida.methods.registry import Method
 from camlucida.models import Model
-from camlucida.onnx.engine import WITHOUT_GRADIENTS, Network, content_of
-from camlucida.onnx.session import OnnxRunner
-from camlucida.preprocess import Preprocess
-from camlucida.runner import Runner
+from camlucida.onnx.session import WITHOUT_GRADIENTS, Network, content_of
+from camlucida.runners.onnx_maps import OnnxRunner
+from camlucida.runners.runner import Runner
 from camlucida.targets import Activation
 
 DEMO = "demo.onnx"
@@ -27,7 +27,7 @@ DEMO_NOTE = (
 
 def open_demo(name: str = "demo", *, providers: Sequence[str] | None = None, threads: int | None = None) -> Model:
     """The bundled demonstration model; see ``open_onnx``."""
-    path = resources.files("camlucida") / "assets" / DEMO
+    path = resources.files("camlucida.models") / DEMO
     return _open(path.read_bytes, name, DEMO_NOTE, providers, threads)
 
 
@@ -70,7 +70,7 @@ def _open(
 
     @cache
     def classifier() -> Any:
-        from camlucida.onnx.passes import Classifier
+        from camlucida.runners.onnx_methods import Classifier
 
         return Classifier(network, read(), output)
 
@@ -85,7 +85,7 @@ def _open(
                 f"export {name} -o cam.onnx, or choose a method that needs no gradient: {WITHOUT_GRADIENTS}"
             )
         try:
-            from camlucida.onnx.passes import OnnxMethods
+            from camlucida.runners.onnx_methods import OnnxMethods
         except MissingExtraError:
             raise
         except ModuleNotFoundError as error:
@@ -155,7 +155,7 @@ def _calibration(fields: Any, name: str) -> Any:
     """How boxes and masks are made of its maps, where a training run brought that with it."""
     if fields is None:
         return None
-    from camlucida.calibrate import Calibration
+    from camlucida.boxes.calibration import Calibration
 
     try:
         return Calibration.from_dict(fields)

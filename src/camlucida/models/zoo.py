@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from camlucida.errors import MissingExtraError, ModelError
+from camlucida.images.preprocess import Preprocess
 from camlucida.models import Model
-from camlucida.models.module import timm_preprocess, wrap
-from camlucida.preprocess import Preprocess
+from camlucida.models.torch_module import timm_preprocess, wrap
 
 
 def open_timm(name: str) -> Model:

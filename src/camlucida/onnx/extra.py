@@ -5,9 +5,10 @@ from __future__ import annotations
 from camlucida.errors import MissingExtraError
 
 try:
-    import onnx
     import onnx.inliner
     from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+
+    import onnx
 except ModuleNotFoundError as error:
     raise MissingExtraError("onnx", "export") from error
 

@@ -233,7 +233,7 @@ def outputs_of(opened: Any, name: str, feed: dict[str, NDArray[Any]]) -> list[An
 
 def first_line(error: BaseException) -> str:
     """The beginning of what a library says."""
-    from camlucida.images import shown
+    from camlucida.images.picture import shown
 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return shown(lines[0][:200])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from camlucida.errors import ExportError
-from camlucida.images import shown
+from camlucida.images.picture import shown
 from camlucida.onnx.extra import DecodeError, onnx
 from camlucida.onnx.graph import first_line, read_by
 

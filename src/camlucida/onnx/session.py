@@ -1,111 +1,244 @@
-"""Run an ONNX classifier whose outputs include its maps."""
+"""ONNX Runtime: which device runs a graph, with how many threads, and batches as the graph takes them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.errors import ModelError, TargetError
-from camlucida.onnx.engine import Network
-from camlucida.runner import Facts, Maps
-from camlucida.targets import Classes, Targets, choose
+from camlucida.errors import ModelError
+
+WITHOUT_GRADIENTS = "rise, occlusion, scorecam, ablationcam, reciprocam or eigencam"
+"""Some methods that any ONNX classifier can be explained by, for messages."""
+
+_LARGEST_FILE = 2**31
+"""Bytes; ONNX files cannot be larger without external data, which is not followed."""
+_SUFFIX = "ExecutionProvider"
+_SPOKEN = {"directml": "dml", "tensorrt-rtx": "nvtensorrtrtx"}
+"""Names that people use where ONNX Runtime's own differ from them."""
+_ONE_AT_A_TIME = {"DmlExecutionProvider"}
+"""Providers whose sessions must not run in two threads at once."""
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
+          "tensor(uint8)": np.uint8}  # fmt: skip
 
 
-class OnnxRunner:
-    """An ONNX Runtime session over outputs ``logits`` (N, K), ``maps`` (N, K, h, w) and ``bias`` (K,).
-
-    A file of the likeliest classes alone has ``top_ids`` (N, k), ``maps`` (N, k, h, w) and ``bias`` (N, k) instead.
-
-    Args:
-        network: the file, opened.
-
-    Attributes:
-        classes: K.
-        top: k, where the file has maps of the likeliest classes alone; else None.
+def content_of(path: Path, name: str) -> bytes:
+    """An ONNX file's bytes.
 
     Raises:
-        ModelError: it has not those outputs.
+        ModelError: no such file, or larger than an ONNX file in one piece can be.
+    """
+    if not path.is_file():
+        raise ModelError(f"{name}: no such file")
+    if path.stat().st_size > _LARGEST_FILE:
+        raise ModelError(f"{name}: larger than 2 GiB, which no ONNX file in one piece is")
+    return path.read_bytes()
+
+
+def available() -> tuple[str, ...]:
+    """The providers of the installed ONNX Runtime by their short names: ``cpu``, ``cuda``, ``coreml`` and so on.
+
+    Example:
+        >>> "cpu" in available()
+        True
+    """
+    import onnxruntime
+
+    return tuple(_short(name) for name in onnxruntime.get_available_providers())
+
+
+def providers_of(names: Sequence[str]) -> list[str]:
+    """ONNX Runtime's own names of providers, the CPU behind them for what they cannot run.
+
+    Args:
+        names: short (``cuda``, ``coreml``, ``directml``) or ONNX Runtime's own, in any case; the first is preferred.
+
+    Raises:
+        ModelError: one is unknown, or not in the installed ONNX Runtime.
+
+    Example:
+        >>> providers_of(["CPU"])
+        ['CPUExecutionProvider']
+    """
+    import onnxruntime
+
+    known = {_short(name): name for name in onnxruntime.get_all_providers()}
+    here = ", ".join(available())
+    found = []
+    for name in names:
+        short = _short(name.strip())
+        short = _SPOKEN.get(short, short)
+        if short not in known:
+            raise ModelError(f"there is no provider {name!r}; this ONNX Runtime has {here}")
+        if short not in available():
+            raise ModelError(
+                f"provider {name!r} is not in the installed ONNX Runtime, which has {here}; "
+                "install the build of onnxruntime that has it"
+            )
+        found.append(known[short])
+    return list(dict.fromkeys((*found, f"CPU{_SUFFIX}")))
+
+
+def _short(provider: str) -> str:
+    return provider.lower().removesuffix(_SUFFIX.lower())
+
+
+def open_session(
+    content: bytes, name: str, *, providers: Sequence[str] | None = None, threads: int | None = None
+) -> Any:
+    """An ``onnxruntime.InferenceSession`` to explain with (graphs that are only being rewritten: ``graph.session``).
+
+    Args:
+        content: the graph. From bytes, so that external data beside the file (or anywhere else) is never followed.
+        name: what messages call it.
+        providers: see ``providers_of``; None is the CPU.
+        threads: on the CPU, within one operation; None: as many as there are cores.
+
+    Raises:
+        ModelError: not a readable graph, or a provider that is not there or does not start.
+    """
+    import onnxruntime
+
+    if threads is not None and threads < 1:
+        raise ModelError(f"threads: expected a whole number of at least 1, got {threads}")
+    wanted = providers_of(providers or ["cpu"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    # Threads that wait for work by spinning would take it away from those that decode and draw pictures.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if _ONE_AT_A_TIME & set(wanted):
+        options.enable_mem_pattern = False
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=wanted)
+    except Exception as error:  # ONNX Runtime raises its own types, none of them public
+        raise ModelError(f"{name}: {_why_unreadable(str(error))}") from error
+    missing = [_short(one) for one in wanted if one not in session.get_providers()]
+    if missing:  # ONNX Runtime goes on with the CPU where a provider's own libraries are not found
+        raise ModelError(
+            f"provider {missing[0]!r} did not start; its libraries or its device are missing "
+            f"(running without it: {', '.join(map(_short, session.get_providers()))})"
+        )
+    return session
+
+
+def _why_unreadable(error: str) -> str:
+    first = error.strip().partition("\n")[0][:200]
+    if "xternal" in error:
+        return f"keeps weights in another file, which is never followed; save it with its weights inside ({first})"
+    return f"not a readable ONNX model ({first})"
+
+
+class Network:
+    """An ONNX graph whose one input are pictures, run on batches of any size. Safe to call from several threads.
+
+    Args:
+        content: the graph.
+        name: what messages call it.
+        providers: see ``open_session``.
+        threads: see ``open_session``.
+        beside: names of inputs that are not the pictures; ``run`` is given them as ``extra``.
+
+    Attributes:
+        name: as given.
+        metadata: the file's own.
+        input: the pictures' name.
+        outputs: shapes by name; sizes that are not fixed are not whole numbers.
+        types: of the outputs, as ONNX Runtime writes them: ``tensor(float)``.
+        dtype: what it takes; whole numbers are rounded.
+        batch: how many inputs the graph takes at once, where that is fixed; others are run in parts of that size.
+        channels_last: whether it takes (N, H, W, C), as Keras' graphs do; it is still given (N, C, H, W).
+        input_hw: its pictures' height and width, where they are fixed.
+        channels: of its pictures; 3 where they are not fixed.
+
+    Raises:
+        ModelError: not a readable graph, or its input is not one batch of pictures.
     """
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.name, self.metadata = network.name, network.metadata
-        outputs = network.outputs
-        if not {"logits", "maps", "bias"} <= outputs.keys():
-            raise ModelError(
-                f"{self.name}: has outputs {', '.join(outputs)}, but not logits, maps and bias; "
-                f"make them with: camlucida export {self.name} -o cam.onnx (or with_maps and torch.onnx.export)"
-            )
-        logits, bias = network.run(["logits", "bias"], network.blank())
-        self.classes: int = logits.shape[1]
-        # The likeliest of one is that one.
-        self.top: int | None = bias.shape[1] if "top_ids" in outputs and self.classes > 1 else None
-        self._bias: NDArray[np.float32] = np.asarray(bias, np.float32).reshape(-1)[: self.classes]
+    def __init__(
+        self,
+        content: bytes,
+        name: str,
+        *,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+        beside: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.providers, self.threads = providers, threads
+        self._session = open_session(content, name, providers=providers, threads=threads)
+        self._turn = threading.Lock() if _ONE_AT_A_TIME & set(self._session.get_providers()) else nullcontext()
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.outputs: dict[str, list[Any]] = {output.name: output.shape for output in self._session.get_outputs()}
+        self.types: dict[str, str] = {output.name: output.type for output in self._session.get_outputs()}
+        inputs = [each for each in self._session.get_inputs() if each.name not in beside]
+        if len(inputs) != 1:
+            raise ModelError(f"{name}: expected one input of pictures, got {', '.join(each.name for each in inputs)}")
+        if inputs[0].type not in _TYPES:
+            raise ModelError(f"{name}: its input is {inputs[0].type}; expected pictures in one of {', '.join(_TYPES)}")
+        self.input = inputs[0].name
+        self.dtype = _TYPES[inputs[0].type]
+        shape = inputs[0].shape
+        self.batch: int | None = shape[0] if shape and _fixed(shape[0]) else None
+        self.channels_last = len(shape) == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4)
+        channels, sides = (shape[3], shape[1:3]) if self.channels_last else ((*shape, None)[1:2][0], shape[2:])
+        self.channels = channels if _fixed(channels) else 3
+        self.input_hw: tuple[int, int] | None = (
+            (int(sides[0]), int(sides[1])) if len(sides) == 2 and all(map(_fixed, sides)) else None
+        )
 
-    def explain(self, batch: Any, classes: Classes, labels: Sequence[str] | None) -> Maps:
-        """One run; the asked classes' maps, or linear combinations of them."""
-        if self.top is not None:
-            return self._of_the_likeliest(np.asarray(batch), classes, labels)
-        logits, every = self.network.run(["logits", "maps"], np.asarray(batch))
-        targets = choose(classes, logits, labels)
-        facts = self._facts(every)
-        if targets.everything:
-            bias = np.broadcast_to(self._bias, logits.shape)
-            return Maps(logits, targets, logits, every, bias, facts)
-        if (targets.ids >= 0).all() and logits.shape[1] > 1:
-            picked = np.take_along_axis(every, targets.ids[:, :, None, None], 1)
-            return Maps(
-                logits, targets, np.take_along_axis(logits, targets.ids, 1), picked, self._bias[targets.ids], facts
-            )
-        weights = targets.weights if targets.weights is not None else self._weights_of(targets, logits)
-        maps = np.einsum("btk,bkyx->btyx", weights, every)
-        constant = np.asarray(targets.of(np.zeros_like(logits))) if targets.weights is None else 0.0
-        return Maps(logits, targets, np.asarray(targets.of(logits)), maps, weights @ self._bias + constant, facts)
+    def other(self, content: bytes, beside: Sequence[str] = ()) -> Network:
+        """Another graph, on the same device; see the class."""
+        return Network(content, self.name, providers=self.providers, threads=self.threads, beside=beside)
 
-    def _of_the_likeliest(self, batch: NDArray[Any], classes: Classes, labels: Sequence[str] | None) -> Maps:
-        """Maps of asked classes that are among each picture's likeliest; the file has no others."""
-        logits, some, bias, ids = self.network.run(["logits", "maps", "bias", "top_ids"], batch)
-        targets = choose(classes, logits, labels)
-        found = ids[:, None, :] == targets.ids[:, :, None]
-        if targets.everything or not found.any(2).all():
-            raise TargetError(
-                f"{self.name}: has maps of each picture's {self.top} likeliest classes alone, and others were asked; "
-                "export it without --top for maps of all"
-            )
-        place = found.argmax(2)
-        maps = np.take_along_axis(some, place[:, :, None, None], 1)
-        scores = np.take_along_axis(logits, targets.ids, 1)
-        return Maps(logits, targets, scores, maps, np.take_along_axis(bias, place, 1), self._facts(some))
+    def blank(self) -> NDArray[np.float32]:
+        """Black inputs of a shape that the graph takes, at 224 pixels where it takes any; as few as it takes."""
+        return np.zeros((self.batch or 1, self.channels, *(self.input_hw or (224, 224))), np.float32)
 
-    def predict(self, batch: Any) -> NDArray[np.float32]:
-        """The logits of one run."""
-        logits: NDArray[np.float32] = self.network.run(["logits"], np.asarray(batch))[0]
-        return logits
+    def run(
+        self, outputs: Sequence[str], batch: NDArray[Any], extra: Mapping[str, NDArray[Any]] | None = None
+    ) -> list[NDArray[Any]]:
+        """The outputs of a batch (N, C, *space); floating-point ones as float32.
 
-    def facts(self, batch: Any) -> Facts:
-        """What one run shows."""
-        (every,) = self.network.run(["maps"], np.asarray(batch)[:1])
-        return self._facts(every)
+        Args:
+            outputs: their names.
+            batch: the inputs, in any floating-point type.
+            extra: other inputs, the same for all.
 
-    def _facts(self, every: NDArray[np.float32]) -> Facts:
-        grid = (int(every.shape[2]), int(every.shape[3]))
-        head = self.metadata.get("head", "as its file computes it")
-        return Facts(head, self.metadata.get("features", "in the file"), grid, self.classes, None)
+        Raises:
+            ModelError: the graph failed on this input.
+        """
+        given = np.asarray(batch)
+        if self.dtype is np.uint8:
+            given = np.clip(np.rint(given), 0, 255)
+        given = given.astype(self.dtype, copy=False)
+        if self.batch is None or len(given) == self.batch:
+            return self._run(outputs, given, extra)
+        parts = []
+        for first in range(0, len(given), self.batch):
+            part = given[first : first + self.batch]
+            filled = np.concatenate((part, part[-1:].repeat(self.batch - len(part), 0)))  # the last part may be short
+            parts.append([one[: len(part)] for one in self._run(outputs, filled, extra)])
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
-    def _weights_of(self, targets: Targets, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A score's coefficients on the logits, read off unit vectors; only linear scores have maps here."""
-        batch, width = logits.shape
-        constant = np.asarray(targets.of(np.zeros_like(logits)))
-        columns = [
-            np.asarray(targets.of(np.tile(np.eye(width, dtype=np.float32)[k], (batch, 1)))) - constant
-            for k in range(width)
-        ]
-        weights = np.stack(columns, 2).astype(np.float32)
-        expected = np.einsum("btk,bk->bt", weights, logits) + constant
-        if not np.allclose(expected, np.asarray(targets.of(logits)), rtol=1e-3, atol=1e-4):
-            raise TargetError(f"{self.name}: the score is not linear in the logits; an ONNX model has no gradients, "
-                              "so use a PyTorch model for it")  # fmt: skip
-        return weights
+    def _run(
+        self, outputs: Sequence[str], given: NDArray[Any], extra: Mapping[str, NDArray[Any]] | None
+    ) -> list[NDArray[Any]]:
+        laid = np.ascontiguousarray(np.moveaxis(given, 1, -1) if self.channels_last else given)
+        try:
+            with self._turn:
+                answers = self._session.run(list(outputs), {self.input: laid, **(extra or {})})
+        except Exception as error:  # as above
+            first = str(error).strip().partition("\n")[0]
+            raise ModelError(f"{self.name}: failed on input {given.shape} ({first[:200]})") from error
+        return [one.astype(np.float32) if one.dtype.kind == "f" else one for one in map(np.asarray, answers)]
+
+
+def _fixed(size: Any) -> bool:
+    return isinstance(size, int) and size > 0

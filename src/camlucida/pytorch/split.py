@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from camlucida.errors import FeaturesNotFoundError, ModelError
+from camlucida.pytorch.cell_places import certain_layout, choose_layout, layout_in_place
 from camlucida.pytorch.grid import Layout
 from camlucida.pytorch.head import Kind, Pooling, classify, find_pooling
-from camlucida.pytorch.looking import certain_layout, choose_layout, layout_in_place
+from camlucida.pytorch.recorded import Traced, cells_read, only_prefix_read, some_layers
 from camlucida.pytorch.tape import Place, Step, Tape, bottlenecks, frontiers, on_the_way, tensors_in, value_of
-from camlucida.pytorch.traced import Traced, cells_read, only_prefix_read, some_layers
 from camlucida.targets import Activation
 
 _LAST_ACTIVATIONS: dict[str, Activation] = {"softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid"}

@@ -9,11 +9,11 @@ from typing import Literal, TypeAlias
 from torch import Tensor, nn
 
 from camlucida.errors import FeaturesNotFoundError, TargetError
+from camlucida.pytorch.cell_places import choose_layout, layout_in_place
 from camlucida.pytorch.grid import Layout
-from camlucida.pytorch.looking import choose_layout, layout_in_place
+from camlucida.pytorch.recorded import Traced, cells_read
 from camlucida.pytorch.split import Split, learned, record, search, trace
 from camlucida.pytorch.tape import bottlenecks
-from camlucida.pytorch.traced import Traced, cells_read
 
 Layer: TypeAlias = str | int | nn.Module
 """A layer's name or module; a stage by its number (-1 is the last); "last"; or "stages", which are all of them."""

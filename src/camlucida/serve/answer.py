@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.preprocess import View
-from camlucida.record import number
+from camlucida.images.preprocess import View
+from camlucida.results.picture_record import number
 from camlucida.serve.ask import Ask
-from camlucida.serve.boxes import largest_boxes
+from camlucida.serve.largest_boxes import largest_boxes
 from camlucida.serve.problems import ProblemError
 from camlucida.targets import Activation, probabilities
 

@@ -18,7 +18,7 @@ from camlucida.models import Model, open_model
 from camlucida.serve import problems, schema
 from camlucida.serve.ask import media_type
 from camlucida.serve.body import ClientGoneError, Door, refuse
-from camlucida.serve.engine import Engine
+from camlucida.serve.explaining import Engine
 from camlucida.serve.guard import Guard
 from camlucida.serve.meters import Meters
 from camlucida.serve.problems import ProblemError

@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from camlucida.images import shown
+from camlucida.images.picture import shown
 
 MEDIA_TYPE = "application/problem+json"
 logger = logging.getLogger("camlucida.serve")

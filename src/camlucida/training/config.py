@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from camlucida.errors import TrainingError
 
 if TYPE_CHECKING:
-    from camlucida.preprocess import Fit
+    from camlucida.images.preprocess import Fit
 
 Augment = Literal["none", "flips", "dihedral", "affine", "crops"]
 Precision = Literal["32", "bf16-mixed", "16-mixed"]

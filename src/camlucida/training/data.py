@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from camlucida.data.record import Example
 from camlucida.errors import TrainingError
-from camlucida.preprocess import Preprocess
+from camlucida.images.preprocess import Preprocess
 from camlucida.training.augment import AUGMENTS, Pixels
 from camlucida.training.config import TrainConfig
 

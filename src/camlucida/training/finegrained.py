@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida import localize
+from camlucida.boxes import localize
 from camlucida.data.record import Dataset, Record
 from camlucida.errors import TrainingError
-from camlucida.images import Picture
-from camlucida.preprocess import Preprocess
-from camlucida.training.network import Network
-from camlucida.training.probe import (
+from camlucida.images.picture import Picture
+from camlucida.images.preprocess import Preprocess
+from camlucida.training.linear_probe import (
     Classifier,
     Linear,
     fit_linear,
@@ -24,6 +23,7 @@ from camlucida.training.probe import (
     probe_base,
     with_linear,
 )
+from camlucida.training.network import Network
 
 Boxes = Sequence[tuple[int, int, int, int]]
 

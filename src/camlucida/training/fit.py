@@ -15,14 +15,14 @@ import torch
 
 from camlucida.data.record import Example
 from camlucida.errors import MissingExtraError, TrainingError
-from camlucida.images import shown
-from camlucida.output import made_folder, whole, write_whole
-from camlucida.preprocess import Preprocess
+from camlucida.images.picture import shown
+from camlucida.images.preprocess import Preprocess
+from camlucida.results.saving import made_folder, whole, write_whole
 from camlucida.training.config import TrainConfig
 from camlucida.training.data import Labels, Pictures, fingerprint
 from camlucida.training.network import make_network
 from camlucida.training.regularizers import make_regularizers
-from camlucida.training.run import Run, check_resumable, write_record, write_weights
+from camlucida.training.run_folder import Run, check_resumable, write_record, write_weights
 
 try:
     import lightning.pytorch as pl
@@ -33,8 +33,8 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("Lightning", "train") from error
 
-from camlucida.training.module import Row, Training, best_of
-from camlucida.training.sheet import map_sheet
+from camlucida.training.lightning_module import Row, Training, best_of
+from camlucida.training.map_sheet import map_sheet
 
 LAST = Path("checkpoints") / "last.ckpt"
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from camlucida.errors import TrainingError
+from camlucida.training.backbones import Trunk, make_trunk
 from camlucida.training.config import TrainConfig
 from camlucida.training.heads import Head, Step, find_head, make_head
-from camlucida.training.trunks import Trunk, make_trunk
 
 
 class Network(nn.Module):

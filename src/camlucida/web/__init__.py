@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from camlucida.errors import ExportError, OutputError
-from camlucida.images import shown
+from camlucida.images.picture import shown
 from camlucida.targets import Activation
 
 MODEL = "cam.onnx"
@@ -31,7 +31,7 @@ def page_files() -> dict[str, Traversable]:
     ['answer.js', 'app.js', 'boxes.js']
     """
     files = {file.name: file for file in resources.files(__name__).iterdir() if file.name.endswith(_SUFFIXES)}
-    return files | {SAMPLE: resources.files("camlucida") / "assets" / "chelsea.jpg"}
+    return files | {SAMPLE: resources.files("camlucida.images") / "chelsea.jpg"}
 
 
 def write_site(out: Path, model: Path | None = None, *, runtime: Path | None = None) -> Path:
@@ -66,12 +66,12 @@ def write_site(out: Path, model: Path | None = None, *, runtime: Path | None = N
 def _described(model: Path | None) -> tuple[bytes, dict[str, Any]]:
     """A model's file, and what the page must know of it."""
     from camlucida.models.onnx_file import DEMO, open_demo, open_onnx
-    from camlucida.onnx.engine import Network, content_of
+    from camlucida.onnx.session import Network, content_of
 
     name = "demo" if model is None else shown(model.name)
     again = f"{name}: %s; make one with camlucida export MODEL -o cam.onnx"
     if model is None:
-        content = (resources.files("camlucida") / "assets" / DEMO).read_bytes()
+        content = (resources.files("camlucida.models") / DEMO).read_bytes()
     elif model.suffix == ".onnx":
         content = content_of(model, shown(model))
     else:

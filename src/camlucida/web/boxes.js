@@ -1,6 +1,6 @@
 /**
  * The paper's rule (Zhou et al., CVPR 2016, section 3.2): keep what is above a share of the map's maximum, and box the
- * largest connected part. The same boxes as `camlucida.localize.boxes`, at the picture's own size, but from runs of
+ * largest connected part. The same boxes as `camlucida.boxes.localize.boxes`, at the picture's own size, but from runs of
  * pixels instead of pixels, fast enough to follow a slider on a large photo.
  */
 

@@ -1,4 +1,4 @@
-/** The tables of `camlucida.colormaps`: 256 colours each, R, G, B, from low to high. */
+/** The tables of `camlucida.drawing.colormaps`: 256 colours each, R, G, B, from low to high. */
 
 /** @param {string} text base64. */
 const decoded = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));

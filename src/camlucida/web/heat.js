@@ -9,7 +9,7 @@ const WHITE = 0xf2ffffff; // ABGR, as a little-endian machine stores RGBA
 const DARK = 0x8c101010;
 
 /**
- * Colour and opacity both grow in proportion to the value, from clear at 0, as in `camlucida.draw.overlay`.
+ * Colour and opacity both grow in proportion to the value, from clear at 0, as in `camlucida.drawing.overlay.overlay`.
  * @param {boolean} signed negative values too, in the colours below the table's middle.
  * @param {number} opacity at full strength, in [0, 1].
  * @returns {Uint32Array} LEVELS colours, from the least (0, or minus the limit) to the limit.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from camlucida.errors import OutputError
-from camlucida.images import shown
+from camlucida.images.picture import shown
 
 VERSION = "1.30.0"
 PACKAGE = f"onnxruntime-web@{VERSION}"

@@ -7,7 +7,7 @@ import inspect
 
 from camlucida.errors import TrainingError
 from camlucida.training.config import split_spec
-from camlucida.training.heads.base import Head, Step, criterion
+from camlucida.training.heads.head import Head, Step, criterion
 
 __all__ = ["HEADS", "Head", "Step", "criterion", "find_head", "make_head"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from camlucida.errors import TrainingError
-from camlucida.training.heads.base import Head, Step, criterion
+from camlucida.training.heads.head import Head, Step, criterion
 
 THRESHOLD = 0.7
 """Above this share of a map's range a cell is erased for the second classifier; the public benchmark's default."""

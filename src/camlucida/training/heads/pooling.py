@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from camlucida.errors import TrainingError
-from camlucida.training.heads.base import Head
+from camlucida.training.heads.head import Head
 
 
 class Pooled(Head):

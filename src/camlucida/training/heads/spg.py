@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from camlucida.errors import TrainingError
 from camlucida.training.heads.acol import minmax, of_targets
-from camlucida.training.heads.base import Head, Step, criterion
+from camlucida.training.heads.head import Head, Step, criterion
 
 if TYPE_CHECKING:
-    from camlucida.training.trunks import Trunk
+    from camlucida.training.backbones import Trunk
 
 FEW = 30 / 224**2
 """With less than this share of the cells above the high threshold, the object is what exceeds ``RESCUE`` · maximum."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor, nn
 
 from camlucida.errors import TrainingError
-from camlucida.training.heads.base import Head, Step, criterion
+from camlucida.training.heads.head import Head, Step, criterion
 
 if TYPE_CHECKING:
+    from camlucida.training.backbones import Trunk
     from camlucida.training.config import TrainConfig
-    from camlucida.training.trunks import Trunk
 
 
 class TSCAM(Head):
@@ -49,7 +49,7 @@ class TSCAM(Head):
         """A vision transformer that gives its attention."""
         if config.units:
             raise TrainingError(f"units: tscam reads the tokens as they are; take units=0, not {config.units}")
-        from camlucida.training.tokens import token_trunk
+        from camlucida.training.token_backbones import token_trunk
 
         return token_trunk(config)
 

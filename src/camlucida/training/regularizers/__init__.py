@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from camlucida.errors import TrainingError
 from camlucida.training.config import split_spec
-from camlucida.training.regularizers.base import Regularizer
+from camlucida.training.regularizers.regularizer import Regularizer
 
 __all__ = ["REGULARIZERS", "Regularizer", "make_regularizers"]
 

@@ -8,9 +8,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from camlucida.errors import TrainingError
-from camlucida.training.regularizers.base import Regularizer
-from camlucida.training.tokens import TokenTrunk
-from camlucida.training.trunks import Trunk
+from camlucida.training.backbones import Trunk
+from camlucida.training.regularizers.regularizer import Regularizer
+from camlucida.training.token_backbones import TokenTrunk
 
 
 def attention(features: Tensor) -> Tensor:

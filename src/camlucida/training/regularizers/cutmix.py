@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from camlucida.errors import TrainingError
-from camlucida.training.regularizers.base import Regularizer
+from camlucida.training.regularizers.regularizer import Regularizer
 
 
 def rectangle(size_hw: tuple[int, int], share: float, generator: np.random.Generator) -> tuple[int, int, int, int]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camlucida.errors import TrainingError
-from camlucida.training.regularizers.base import Regularizer
+from camlucida.training.regularizers.regularizer import Regularizer
 
 MIXED = (0, 4, 5, 7, 14)
 """Patches along the shorter side, one of which is drawn for each picture: the paper's patches of 56, 44, 32 and 16

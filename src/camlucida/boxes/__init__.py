@@ -1,0 +1,1 @@
+"""From map to mask to box: thresholds, calibration, guesses, pseudo-boxes."""

@@ -1,0 +1,88 @@
+"""Folders named after their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from camlucida.data.reading import PICTURE_SUFFIXES, BadRecordError, Broken, Tree
+from camlucida.data.record import Dataset, Example, Record
+from camlucida.errors import DataError
+from camlucida.images.picture import shown
+
+SPLIT_FOLDERS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+}  # fmt: skip
+"""Names of folders that are splits, and what the splits are called."""
+
+
+def read_folder(place: str, broken: Broken) -> Dataset:
+    """Pictures in folders named after their classes: ``CLASS/…``, ``SPLIT/CLASS/…``, each also below ``images/``.
+
+    The folders are splits where every one of them is called like one (``SPLIT_FOLDERS``). Pictures may lie deeper in a
+    class; files without a picture's ending are no records. Classes are sorted by name.
+
+    Args:
+        place: the folder.
+        broken: hears of links that lead out, or to folders.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    root = Path(place)
+    if not root.is_dir():
+        raise DataError(f"{shown(root)}: no such folder; check the path")
+    tree = Tree(root)
+    top, names = "", _folders(tree, "")
+    if names == ["images"]:
+        top, names = "images", _folders(tree, "images")
+    if names and all(name.lower() in SPLIT_FOLDERS for name in names):
+        tops = [(f"{top}/{name}".lstrip("/"), SPLIT_FOLDERS[name.lower()]) for name in names]
+    else:
+        tops = [(top, "")]
+    found = [(split, class_pictures(tree, folder, broken)) for folder, split in tops]
+    classes = tuple(sorted({name for _, pictures in found for name in pictures}))
+    ids = {name: index for index, name in enumerate(classes)}
+    records = [
+        Record(Example(path, root / path, (ids[name],)), split=split)
+        for split, pictures in found
+        for name, paths in pictures.items()
+        for path in paths
+    ]
+    return Dataset(shown(root.resolve().name), classes, tuple(records))
+
+
+def class_pictures(tree: Tree, folder: str, broken: Broken) -> dict[str, list[str]]:
+    """The classes that have a folder in ``folder``, sorted, and the names of the pictures in each."""
+    return {name: list(_pictures(tree, f"{folder}/{name}".lstrip("/"), broken)) for name in _folders(tree, folder)}
+
+
+def _folders(tree: Tree, folder: str) -> list[str]:
+    listing = tree.listing(folder)
+    return sorted(
+        name
+        for name, kind in listing.items()
+        if not name.startswith(".") and (kind == "folder" or (kind == "link" and (tree.root / folder / name).is_dir()))
+    )
+
+
+def _pictures(tree: Tree, folder: str, broken: Broken) -> Iterator[str]:
+    """The names of the pictures under a folder, sorted, its own before those of its folders."""
+    try:
+        listing = tree.listing(folder)
+    except BadRecordError as error:
+        broken(f"{shown(tree.root / folder)}: {error}")
+        return
+    for name, kind in sorted(listing.items()):
+        path = f"{folder}/{name}"
+        if kind in ("file", "link") and PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:
+            try:
+                tree.find(path)
+                yield path
+            except BadRecordError as error:
+                broken(f"{shown(tree.root / path)}: {error}")
+        elif kind == "link":
+            broken(f"{shown(tree.root / path)}: a link to no picture, not followed; copy what it names")
+    for name, kind in sorted(listing.items()):
+        if kind == "folder" and not name.startswith("."):
+            yield from _pictures(tree, f"{folder}/{name}", broken)

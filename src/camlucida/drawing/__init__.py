@@ -1,0 +1,1 @@
+"""Maps as pictures for people: colour maps, overlays, captions, sheets."""

@@ -1,0 +1,183 @@
+"""What a head does, as an expression that can be applied to the pooled features or to every cell of them.
+
+Every part is affine in the features once the statistics of a normalization are held. So the head of the mean over the
+cells is the mean of the head over the cells, but for constants, which ``offset`` adds up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camlucida.errors import ExportError
+from camlucida.export.cells import Cells
+from camlucida.onnx.graph import Graph
+
+WeightForm = Literal["KC", "CK"]
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """The cells themselves."""
+
+    cells: Cells
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """``weight @ x``. ``flat``: x are all cells' channels in a row, and each cell has a matrix of its own."""
+
+    of: Expression
+    weight: str
+    form: WeightForm
+    rows: int
+    flat: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """``factor * x``, a factor for all channels, () or for each, (C,)."""
+
+    of: Expression
+    factor: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """``x + by``, () or (C,). No cell carries it: it goes into the bias."""
+
+    of: Expression
+    by: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What a normalization of the pooled features divides by, for each picture.
+
+    Attributes:
+        pooled: the features' name in the graph.
+        kind: "std" after centring, "rms", or "length".
+        eps: added to the mean square; for a length, the least it can be.
+    """
+
+    pooled: str
+    kind: Literal["std", "rms", "length"]
+    eps: float
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """``x / by`` or ``x * by``: a number for each picture, made from the picture, and held."""
+
+    of: Expression
+    by: str | Spread
+    divide: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelMean:
+    """The mean of x over its channels."""
+
+    of: Expression
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """The sum of parts, each with its sign."""
+
+    parts: tuple[tuple[Expression, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Cast:
+    """x in another floating-point type."""
+
+    of: Expression
+    to: int
+
+
+Expression: TypeAlias = Features | Matrix | Scale | Shift | Held | ChannelMean | Sum | Cast
+
+
+@dataclass(frozen=True, eq=False)
+class Lifted:
+    """A tensor of the head as an expression in the cells, and which of the tensor's axes holds the channels."""
+
+    expression: Expression
+    axis: int
+    width: int
+
+
+def ordered(expression: Expression) -> list[Expression]:
+    """Every part of an expression once, each after the parts that it is of."""
+    found: list[Expression] = []
+    done: set[int] = set()
+    waiting = [(expression, False)]
+    while waiting:
+        one, ready = waiting.pop()
+        if ready:
+            found.append(one)
+        elif id(one) not in done:
+            done.add(id(one))
+            waiting.append((one, True))
+            waiting.extend((part, False) for part in reversed(parts_of(one)))
+    return found
+
+
+def parts_of(expression: Expression) -> list[Expression]:
+    """What an expression is of."""
+    if isinstance(expression, Features):
+        return []
+    return [part for part, _ in expression.parts] if isinstance(expression, Sum) else [expression.of]
+
+
+def features_of(expression: Expression) -> list[Cells]:
+    """The features that an expression starts from, each once."""
+    found = {one.cells.tensor: one.cells for one in ordered(expression) if isinstance(one, Features)}
+    return list(found.values())
+
+
+def offset(expression: Expression, graph: Graph) -> NDArray[np.float64]:
+    """What the head makes of features that are all 0: () or (C,), the same for every picture.
+
+    Raises:
+        ExportError: it is not the same for every picture: a constant stands before a normalization.
+    """
+    found: dict[int, NDArray[np.float64]] = {}
+    for one in ordered(expression):
+        below = [found[id(part)] for part in parts_of(one)]
+        found[id(one)] = np.asarray(_offset(one, below, graph), np.float64)
+    return found[id(expression)]
+
+
+def _offset(one: Expression, below: list[NDArray[np.float64]], graph: Graph) -> Any:
+    match one:
+        case Features():
+            return 0.0
+        case Matrix(weight=weight, form=form):
+            if not below[0].any():
+                return 0.0
+            matrix = graph.value(weight).astype(np.float64)
+            matrix = matrix.reshape(len(matrix), -1) if form == "KC" else matrix.reshape(-1, matrix.shape[-1]).T
+            return matrix @ np.broadcast_to(below[0], matrix.shape[1:])
+        case Scale(factor=factor):
+            return below[0] * factor
+        case Shift(by=by):
+            return below[0] + by
+        case Held():
+            if np.abs(below[0]).max() > 1e-6:
+                raise ExportError(
+                    f"{graph.name}: a bias stands before a normalization, so the part of a logit that no cell carries "
+                    "differs from picture to picture, and the model cannot have one bias; a method that needs "
+                    "no gradient (rise, occlusion, scorecam) explains such a model"
+                )
+            return 0.0
+        case ChannelMean():
+            return below[0].mean()
+        case Sum(parts=parts):
+            return sum(sign * part for (_, sign), part in zip(parts, below, strict=True))
+        case Cast():
+            return below[0]

@@ -1,0 +1,139 @@
+"""From the logits back to the features: which steps lie between, as an expression that is affine in the features."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camlucida.errors import ExportError
+from camlucida.export.cells import cells_of, described, gridded, reduced, unpooled_layout
+from camlucida.export.expression import Features, Lifted
+from camlucida.export.head_steps import STEPS
+from camlucida.export.refusals import ADVICE, RESHAPING, refusal, wide
+from camlucida.onnx.graph import Graph
+
+_DEEPEST = 200
+_PASSING = ("Identity", "Dropout")
+
+
+class HeadReader:
+    """Reads heads of one graph, each tensor once."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._known: dict[str, Lifted] = {}
+        self._depth = 0
+
+    def lift(self, name: str) -> Lifted:
+        """The tensor ``name`` as an expression in the features.
+
+        Raises:
+            ExportError: it is not affine in pooled features; the message says what stands in the way.
+        """
+        if name in self._known:
+            return self._known[name]
+        node = self.graph.makers.get(name)
+        if node is None:
+            raise ExportError(f"{self.graph.name}: nothing between the picture and the logits removes a grid{ADVICE}")
+        if self._depth >= _DEEPEST:
+            raise ExportError(
+                f"{self.graph.name}: more than {_DEEPEST} steps without a pooling before the logits{ADVICE}"
+            )
+        self._depth += 1
+        try:
+            self._known[name] = lifted = self._lift(node, name)
+        finally:
+            self._depth -= 1
+        return lifted
+
+    def _lift(self, node: Any, name: str) -> Lifted:
+        if node.domain not in ("", "ai.onnx", "com.microsoft") or name != node.output[0]:
+            self.refuse(node)
+        pooled = self._pooled(node)
+        if pooled is not None:
+            return pooled
+        if node.op_type in _PASSING:
+            return self.lift(node.input[0])
+        if node.op_type in RESHAPING:
+            return self._reshaped(node, name)
+        step = STEPS.get(node.op_type)
+        if step is None:
+            self.refuse(node)
+        return step(self, node, name)
+
+    # --- The beginning: pooling, or a flattened grid -------------------------------------------------------------
+
+    def _pooled(self, node: Any) -> Lifted | None:
+        found = reduced(self.graph, node)
+        if found is None:
+            return None
+        shape = self.graph.shape_of(found.source)
+        if math.prod(shape[axis] for axis in found.axes) == 1 and len(shape) > 2:  # a mean of one value
+            below = self.lift(found.source)
+            gone = 0 if found.keepdims else sum(axis < below.axis for axis in found.axes)
+            return Lifted(below.expression, below.axis - gone, below.width)
+        cells = cells_of(self.graph, found, described(node))
+        if cells is None:
+            return None
+        channel = next(axis for axis in range(1, len(shape)) if axis not in found.axes)
+        gone = 0 if found.keepdims else sum(axis < channel for axis in found.axes)
+        return Lifted(Features(cells), channel - gone, cells.channels)
+
+    def _reshaped(self, node: Any, name: str) -> Lifted:
+        return self.moved(node, node.input[0], name)
+
+    def moved(self, node: Any, source: str, name: str) -> Lifted:
+        """The same numbers in the same order, under other axes."""
+        before, after = self.graph.shape_of(source), self.graph.shape_of(name)
+        if len(wide(before)) > 1 or len(wide(after)) > 1 or len(after) < 2 or before[:1] != after[:1]:
+            self.refuse(node)
+        below, left = self.lift(source), wide(after)
+        return Lifted(below.expression, left[0] if left else min(below.axis, len(after) - 1), below.width)
+
+    def flat(self, name: str) -> Features | None:
+        """The features behind a tensor (N, C·h·w) that is their grid, flattened; None if it is none."""
+        node = self.graph.makers.get(name)
+        while node is not None and node.op_type in (*_PASSING, "DequantizeLinear", "QuantizeLinear"):
+            node = self.graph.makers.get(node.input[0])
+        if node is None or node.op_type not in ("Flatten", "Reshape"):
+            return None
+        before, after = self.graph.shape_of(node.input[0]), self.graph.shape_of(node.output[0])
+        if len(before) != 4 or len(wide(before)) < 2 or after != (before[0], math.prod(before[1:])):
+            return None
+        return self.unpooled(node.input[0], node)
+
+    def unpooled(self, name: str, node: Any) -> Features | None:
+        """Features of rank 4 that ``node`` reads cell by cell; None if their layout is unclear."""
+        layout = unpooled_layout(self.graph, name)
+        return None if layout is None else Features(gridded(self.graph, name, layout, False, described(node)))
+
+    # --- For the steps ---------------------------------------------------------------------------------
+
+    def constant(self, name: str) -> bool:
+        """Whether a tensor is the same for every picture."""
+        return name not in self.graph.varying
+
+    def value(self, node: Any, index: int) -> NDArray[Any]:
+        """The value of a node's constant input."""
+        if not self.constant(node.input[index]):
+            self.refuse(node)
+        return self.graph.value(node.input[index])
+
+    def vector(
+        self, node: Any, value: NDArray[Any], width: int, axis: int | None = None, name: str = ""
+    ) -> NDArray[np.float64]:
+        """A constant as one number for all channels, (), or one for each, (C,)."""
+        if value.size == 1:
+            return np.asarray(value.astype(np.float64).reshape(()))
+        rank = len(self.graph.shape_of(name)) if name else 0
+        placed = axis is None or (value.ndim <= rank and value.shape[axis - rank :][:1] == (width,))
+        if value.size != width or not placed or (axis is not None and value.ndim < rank - axis):
+            self.refuse(node)
+        return np.asarray(value.astype(np.float64).reshape(width))
+
+    def refuse(self, node: Any) -> NoReturn:
+        """Give up at a node."""
+        raise ExportError(refusal(self.graph, node))

@@ -1,0 +1,180 @@
+"""A PyTorch model as a graph: exported as it is, to be given maps as any graph is, and compared with ``with_maps``."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from camlucida.errors import ExportError, MissingExtraError, ModelError
+from camlucida.export.surgery import Found
+from camlucida.images.preprocess import Preprocess
+from camlucida.methods.registry import find_method
+from camlucida.models import Model, open_model
+from camlucida.onnx.graph import first_line, outputs_of, session
+from camlucida.pytorch.split import logits_in
+from camlucida.pytorch.state import evaluating
+from camlucida.pytorch.with_maps import WithMaps, with_maps
+from camlucida.runners.torch_runner import TorchRunner
+from camlucida.targets import Activation
+
+PARITY = 1e-4
+"""How far PyTorch and ONNX may differ, over the spread of the picture's logits."""
+
+_LARGEST_INSIDE = 2**31 - 2**24
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A PyTorch classifier's graph in a file, and what its source says of it.
+
+    Attributes:
+        path: of the graph, in the scratch folder.
+        name: the source's.
+        both: the classifier with its maps, as PyTorch computes them.
+        labels: of the classes, if known.
+        preprocess: of pictures.
+        calibration: of boxes and masks, if the source has one.
+        activation: how logits become probabilities, if the source says.
+        sha256: of the classifier's parameters and buffers, in their order: names, types, sizes and values.
+    """
+
+    path: Path
+    name: str
+    both: WithMaps
+    labels: tuple[str, ...] | None
+    preprocess: Preprocess
+    calibration: Mapping[str, Any] | None
+    activation: Activation | None
+    sha256: str
+
+    def compare(self, new: Path, found: Found, real: NDArray[np.float32] | None) -> float:
+        """How far the file's logits and maps are from PyTorch's, over the logits' spread, the worst of all pictures.
+
+        Args:
+            new: the file with maps.
+            found: what ``add_maps`` said.
+            real: a preprocessed picture (1, 3, H, W), beside random ones.
+
+        Raises:
+            ExportError: farther than ``PARITY``.
+        """
+        opened = session(new, self.name, None)
+        names = [output.name for output in opened.get_outputs()]
+        worst = 0.0
+        batches = [found.graph.example(2, seed=4)] + ([] if real is None else [real.repeat(found.graph.batch or 1, 0)])
+        for batch in batches:
+            made = dict(zip(names, outputs_of(opened, self.name, {found.graph.input.name: batch}), strict=True))
+            with torch.no_grad(), evaluating(self.both.net):
+                logits, maps = (one.double().numpy() for one in self.both(torch.from_numpy(batch)))
+            spread = np.ptp(logits, 1) if logits.shape[1] > 1 else np.abs(logits[:, 0])
+            if "top_ids" in made:
+                maps = np.take_along_axis(maps, made["top_ids"][:, :, None, None], 1)
+            for own, other in ((logits, made["logits"]), (maps, made["maps"])):
+                if own.shape != other.shape:
+                    raise ExportError(f"{self.name}: PyTorch gives {own.shape} where ONNX gives {other.shape}; "
+                                      "nothing was written")  # fmt: skip
+                far = np.abs(own - other).reshape(len(own), -1).max(1) / np.where(spread > 0, spread, 1)
+                worst = max(worst, float(far.max()))
+        if not worst <= PARITY:
+            raise ExportError(f"{self.name}: PyTorch and ONNX differ by {worst:.1e} of the logits' spread "
+                              f"(allowed: {PARITY:.0e}); nothing was written")  # fmt: skip
+        return worst
+
+
+class _Logits(nn.Module):
+    """A classifier that returns one tensor, whatever it returned."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        return logits_in(self.net(images))
+
+
+def trace(source: str, size_hw: tuple[int, int] | None, scratch: Path) -> Traced:
+    """Export a PyTorch classifier by ``torch.onnx`` with any batch size, at one picture size.
+
+    Args:
+        source: a name for ``open_model``.
+        size_hw: of its pictures; None takes its preprocessing's.
+        scratch: a folder for the graph.
+
+    Raises:
+        ExportError: it is no PyTorch model, its head is not affine, or PyTorch cannot export it.
+        MissingExtraError: onnxscript is not installed.
+    """
+    model = open_model(source)
+    runner = model.runner(find_method("gradcam"), None)  # a method of torch's own, so that the network itself is seen
+    if not isinstance(runner, TorchRunner):
+        raise ExportError(f"{source}: no PyTorch model and no ONNX file, so there is nothing to export")
+    net = runner.engine.model
+    height, width = size_hw or model.preprocess.size_hw
+    example = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    path = scratch / "traced.onnx"
+    with torch.no_grad(), evaluating(net):
+        try:
+            both = with_maps(net, example)
+            activation = runner.facts(example).activation
+        except ModelError as error:
+            raise ExportError(f"{source}: {error}") from error
+        _export(source, net, example, "logits" if activation is None else "probabilities", path)
+    return Traced(
+        path, source, both, model.labels, model.preprocess, _calibration(model), model.activation, _sha256(net)
+    )
+
+
+def _export(source: str, net: nn.Module, example: Tensor, output: str, path: Path) -> None:
+    batch = torch.export.Dim("batch", min=1, max=2**16)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                _Logits(net).eval(), (example,), dynamo=True, verbose=False, input_names=["images"],
+                output_names=[output], dynamic_shapes={"images": {0: batch}},
+            )  # fmt: skip
+            size = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+            assert program is not None
+            program.save(str(path), external_data=size > _LARGEST_INSIDE)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "onnxscript", "export") from error
+    except Exception as error:  # torch raises many kinds here
+        raise ExportError(f"{source}: PyTorch cannot export it ({first_line(error)})") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter tells its own developers: its file is run and compared before it is kept."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _calibration(model: Model) -> Mapping[str, Any] | None:
+    values: Mapping[str, Any] | None = None if model.calibration is None else model.calibration.to_dict()
+    return values
+
+
+def _sha256(net: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in net.state_dict().items():
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,86 @@
+"""One picture's explanation in plain values: what the JSON lines, the table, COCO's boxes and the overlays agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camlucida.boxes import localize
+from camlucida.explanation import Explanation
+from camlucida.images.ahead import WORKERS, ahead
+
+Record = dict[str, Any]
+
+
+def records(explanations: Iterable[Explanation], threshold: float) -> Generator[Record]:
+    """The record of every picture, in order, made in other threads."""
+    singles = (explanation[i] for explanation in explanations for i in range(len(explanation)))
+    for future in ahead(lambda one: record_of(one, 0, threshold), singles, lambda: WORKERS):
+        yield future.result()
+
+
+def record_of(explanation: Explanation, index: int, threshold: float) -> Record:
+    """One picture's explanation in JSON's own types; see ``class_record`` for its classes.
+
+    Args:
+        explanation: any.
+        index: which of its inputs.
+        threshold: of the boxes, a share of each map's maximum.
+    """
+    found = (explanation.evidence(index, t) if explanation.views else None for t in range(explanation.maps.shape[1]))
+    return joined(
+        explanation, index, [class_record(explanation, index, t, one, threshold) for t, one in enumerate(found)]
+    )
+
+
+def class_record(
+    explanation: Explanation, index: int, target: int, evidence: NDArray[np.float32] | None, threshold: float
+) -> Record:
+    """One score of one picture: name, id (-1 for a contrast), probability, score, bias, residual, box and area.
+
+    The box is half-open xyxy pixels around the largest part above the threshold, the area that part's pixels; None and
+    0 where the map is nowhere positive or has no heatmap. Numbers that are not finite become None.
+    """
+    box: list[int] | None = None
+    area = 0
+    if evidence is not None:
+        found, area = localize.largest_part(localize.mask(evidence, threshold))
+        box = list(found) if area else None
+    return {
+        "name": explanation.names[index][target],
+        "id": int(explanation.classes[index, target]),
+        "probability": number(explanation.probabilities[index, target]),
+        "score": number(explanation.scores[index, target]),
+        "bias": number(explanation.bias[index, target]),
+        "residual": number(explanation.residual[index, target]),
+        "box": box,
+        "area": area,
+    }
+
+
+def joined(explanation: Explanation, index: int, classes: list[Record]) -> Record:
+    """A picture's record from its classes' records."""
+    picture = explanation.pictures[index] if explanation.pictures else None
+    view = explanation.views[index] if explanation.views else None
+    return {
+        "picture": picture.source if picture else f"input {index}",
+        "note": picture.note if picture else "",
+        "model": explanation.origin.model,
+        "method": explanation.origin.method,
+        "grid": list(explanation.grid),
+        "image_hw": list(view.image_hw) if view else None,
+        "seen_xyxy": list(view.seen_xyxy) if view else None,
+        "classes": classes,
+    }
+
+
+def number(value: Any) -> float | None:
+    """A float as JSON knows them: None where it is not finite.
+
+    >>> number(np.float32(0.5)), number(np.nan)
+    (0.5, None)
+    """
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,242 @@
+"""One training step, one validation step and the optimizer, as Lightning wants them."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from camlucida.errors import TrainingError
+from camlucida.images.preprocess import Preprocess
+from camlucida.training.config import TrainConfig
+from camlucida.training.data import Batch, Pictures, TrainingKeys, ValidationKeys, loader, normalized, steps_of
+from camlucida.training.heads import Step, criterion
+from camlucida.training.network import Network
+from camlucida.training.regularizers import Regularizer
+from camlucida.training.synced_normalization import SyncedNormalization
+
+Row = dict[str, float]
+"""What one epoch gave: epoch, loss, accuracy, val_loss, val_accuracy, lr, seconds."""
+
+_STEP = 0x57E9  # keys the draws of steps apart from those of pictures
+
+
+class Training(pl.LightningModule):  # type: ignore[misc]
+    """A network in training.
+
+    Everything random is keyed by the seed and by where training stands, so that a run that goes on from a checkpoint
+    draws what an undisturbed one draws.
+
+    Attributes:
+        network: what learns.
+        average: the running average of its weights; None without.
+        rows: what the epochs so far gave; kept in checkpoints.
+        tally: (2, 3), sums of loss and right guesses, and the count, of training and of validation in this epoch.
+    """
+
+    tally: Tensor
+
+    def __init__(
+        self,
+        network: Network,
+        config: TrainConfig,
+        train: Pictures,
+        val: Pictures | None,
+        regularizers: Sequence[Regularizer],
+        on_epoch: Callable[[Training, Row], None],
+    ) -> None:
+        super().__init__()
+        self.config, self.regularizers, self.on_epoch = config, tuple(regularizers), on_epoch
+        self.preprocess: Preprocess = train.preprocess
+        self.multi_label = train.labels.multi
+        self.train_pictures, self.val_pictures = train, val
+        self.steps = steps_of(len(train), config)
+        for regularizer in regularizers:
+            regularizer.attach(network.trunk)
+        self.network = network
+        self.average = copy.deepcopy(network).requires_grad_(False) if config.ema else None
+        self.register_buffer("tally", torch.zeros(2, 3, dtype=torch.float64))
+        self.rows: list[Row] = []
+        self._begun = 0.0
+
+    @property
+    def result(self) -> Network:
+        """What is validated and saved."""
+        return self.average or self.network
+
+    def train_dataloader(self) -> Any:
+        """The batches of the epoch that stands next, or what a kill left of it."""
+        epoch, first = divmod(self.global_step, self.steps)
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        keys = TrainingKeys(len(self.train_pictures), self.config, epoch, first, rank, world)
+        return loader(self.train_pictures, keys, self.config.workers)
+
+    def val_dataloader(self) -> Any:
+        """The validation pictures."""
+        if self.val_pictures is None:
+            return []
+        keys = ValidationKeys(
+            len(self.val_pictures), self.config, self.trainer.global_rank, self.trainer.world_size
+        )  # fmt: skip
+        return loader(self.val_pictures, keys, self.config.workers)
+
+    def on_train_start(self) -> None:
+        """A run that had stopped early before the kill stays stopped."""
+        self._begun = time.monotonic()
+        if stopped(self.rows, self.config.patience):
+            self.trainer.should_stop = True
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """The loss of one batch."""
+        number, rank = self.global_step, self.trainer.global_rank
+        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, _STEP, number, rank]).generate_state(1)[0]))
+        generator = np.random.default_rng([self.config.seed, _STEP, number, rank])
+        images, targets = normalized(batch.pictures, self.preprocess), batch.targets
+        for regularizer in self.regularizers:
+            images, targets = regularizer.batch(images, targets, generator)
+            regularizer.draw(self.network.trunk, generator)
+        step = Step(
+            number, self.steps * self.config.epochs, number // self.steps, self.config.label_smoothing, self.multi_label
+        )
+        with SyncedNormalization() if self.trainer.world_size > 1 else nullcontext():
+            loss, logits = self.network.loss(images, targets, step)
+        self._count(0, loss, logits, batch.targets)
+        self.log("step_loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def optimizer_step(self, epoch: int, index: int, optimizer: Any, closure: Any = None) -> None:
+        """A step, then the running average of what it left; before a checkpoint can be written."""
+        super().optimizer_step(epoch, index, optimizer, closure)
+        if self.average is not None:
+            averaged(self.average, self.network, self.config.ema)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Count one batch."""
+        logits = self.result(normalized(batch.pictures, self.preprocess))
+        loss = criterion(logits, batch.targets, Step(multi_label=self.multi_label))
+        self._count(1, loss, logits, batch.targets)
+
+    def on_train_epoch_end(self) -> None:
+        """Note what the epoch gave, tell it, and stop if it is time."""
+        tally = self._tally_of_all()
+        row: Row = {"epoch": float(self.current_epoch)}
+        for name, (loss, right, count) in zip(("", "val_"), tally.tolist(), strict=True):
+            if count:
+                row |= {f"{name}loss": loss / count, f"{name}accuracy": right / count}
+        if not math.isfinite(row["loss"]):
+            raise TrainingError(f"epoch {self.current_epoch}: the loss is no longer finite; take a lower lr")
+        row |= {"lr": float(self.optimizers().param_groups[0]["lr"])}
+        for name, value in row.items():
+            if name != "epoch":
+                self.log(name, value, prog_bar=name == "val_accuracy", rank_zero_only=True)
+        now = time.monotonic()
+        row["seconds"] = round(now - self._begun, 2)
+        self._begun = now
+        self.rows.append(row)
+        self.tally.zero_()
+        self.on_epoch(self, row)
+        if stopped(self.rows, self.config.patience):
+            self.trainer.should_stop = True
+
+    def _count(self, which: int, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+        count = len(targets)
+        right = ((logits > 0) == (targets > 0.5)).float().mean(1) if self.multi_label else (
+            logits.argmax(1) == targets.argmax(1)
+        )  # fmt: skip
+        self.tally[which, 0] += loss.detach().double() * count
+        self.tally[which, 1] += right.double().sum()
+        self.tally[which, 2] += count
+
+    def _tally_of_all(self) -> Tensor:
+        """(2, 3): loss, right and count of training and validation, summed over the processes."""
+        tally = self.tally.clone()
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(tally)
+        return tally
+
+    def configure_optimizers(self) -> Any:
+        """SGD with Nesterov's momentum or AdamW, by one cycle of the learning rate."""
+        config = self.config
+        learning = [p for p in self.network.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in learning if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer: torch.optim.Optimizer
+        if config.optimizer == "sgd":
+            optimizer = torch.optim.SGD(
+                groups, lr=config.peak_lr, momentum=config.momentum, nesterov=config.momentum > 0
+            )
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=config.peak_lr)
+        total = config.epochs * self.steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / total, config.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The epochs so far go along."""
+        checkpoint["rows"] = [dict(row) for row in self.rows]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The epochs so far come back."""
+        self.rows = [dict(row) for row in checkpoint["rows"]]
+
+
+def one_cycle(progress: float, warmup: float) -> float:
+    """The learning rate as a share of its peak: from 1/25 up over the warmup, then down to 1/10000, on half cosines.
+
+    Args:
+        progress: the share of the run that is done, in [0, 1].
+        warmup: the share of the run after which the peak is reached, in [0, 1).
+
+    >>> [round(one_cycle(progress, 0.2), 4) for progress in (0, 0.1, 0.2, 0.6, 1)]
+    [0.04, 0.52, 1.0, 0.5001, 0.0001]
+    """
+    start, stop, done = (1 / 25, 1.0, progress / warmup) if progress < warmup else (
+        1.0, 1e-4, (progress - warmup) / (1 - warmup)
+    )  # fmt: skip
+    return stop + (start - stop) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
+@torch.no_grad()
+def averaged(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the average towards the network: ``average = decay · average + (1 - decay) · network``, statistics too."""
+    for mean, now in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(now, 1 - decay)
+        else:
+            mean.copy_(now)
+
+
+def score_of(row: Row) -> float:
+    """How good an epoch is: validation accuracy, of equal ones the lower loss; 0 without validation.
+
+    >>> score_of({"val_accuracy": 0.5, "val_loss": 2.0}) > score_of({"val_accuracy": 0.5, "val_loss": 3.0})
+    True
+    """
+    if "val_accuracy" not in row:
+        return 0.0
+    return row["val_accuracy"] - 1e-7 * min(row["val_loss"], 1e3)
+
+
+def best_of(rows: Sequence[Row]) -> int:
+    """The place of the best epoch so far, the first of equals; -1 without any."""
+    return max(range(len(rows)), key=lambda i: (score_of(rows[i]), -i), default=-1)
+
+
+def stopped(rows: Sequence[Row], patience: int) -> bool:
+    """Whether the last ``patience`` epochs brought nothing better.
+
+    >>> rows = [{"val_accuracy": a, "val_loss": 1.0} for a in (0.1, 0.5, 0.4, 0.5)]
+    >>> stopped(rows, 2), stopped(rows, 3), stopped(rows, 0)
+    (True, False, False)
+    """
+    return patience > 0 and len(rows) - 1 - best_of(rows) >= patience

@@ -1,0 +1,256 @@
+"""The folder of a training run: its record ``model.json``, its weights ``model.safetensors``, and it as a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import camlucida
+from camlucida.errors import CamlucidaError, MissingExtraError, ModelError, TrainingError
+from camlucida.images.picture import shown
+from camlucida.images.preprocess import Preprocess
+from camlucida.methods.registry import Method
+from camlucida.models import Model
+from camlucida.pytorch.state import evaluating
+from camlucida.results.saving import write_whole
+from camlucida.runners.runner import Facts, Maps, Runner
+from camlucida.runners.torch_runner import TorchRunner
+from camlucida.targets import Classes, choose
+from camlucida.training.config import TrainConfig
+from camlucida.training.network import Network, make_network
+
+RECORD, WEIGHTS = "model.json", "model.safetensors"
+_VERSION = 1
+_MOST_RECORD = 16 * 2**20  # bytes of model.json
+_MOST_WEIGHTS = 8 * 2**30
+
+State = Literal["training", "complete"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What ``model.json`` says.
+
+    Attributes:
+        config: how it was trained.
+        classes: their names.
+        multi_label: whether a picture may have several classes, or none.
+        preprocess: how pictures become inputs.
+        data: fingerprints of the training and the validation pictures with their labels.
+        state: "complete", or "training" while it goes on (or was killed).
+        calibration: of its maps, as plain values; None: not calibrated.
+    """
+
+    config: TrainConfig
+    classes: tuple[str, ...]
+    multi_label: bool
+    preprocess: Preprocess
+    data: tuple[str, ...] = ()
+    state: State = "training"
+    calibration: dict[str, Any] | None = None
+
+
+def write_record(folder: Path, run: Run) -> None:
+    """Write ``model.json``, whole."""
+    values = {"version": _VERSION, "camlucida": camlucida.__version__, **asdict(run), "config": run.config.as_json()}
+    write_whole(folder / RECORD, json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def read_record(folder: Path) -> Run:
+    """What ``write_record`` wrote.
+
+    Raises:
+        ModelError: there is no such file, or it is none of ours.
+    """
+    path = folder / RECORD
+    where = shown(path)
+    try:
+        if path.stat().st_size > _MOST_RECORD:
+            raise ModelError(f"{where}: larger than {_MOST_RECORD // 2**20} MiB; not the record of a training run")
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"{where}: cannot be read ({error.strerror or error}); not the folder of a run?") from error
+    except ValueError as error:
+        raise ModelError(f"{where}: no JSON; not the record of a training run") from error
+    if not isinstance(values, dict) or values.get("version") != _VERSION:
+        raise ModelError(f"{where}: not the record of a training run of version {_VERSION}")
+    try:
+        preprocess = {name: _tuples(value) for name, value in dict(values["preprocess"]).items()}
+        calibration = values.get("calibration")
+        if calibration is not None and not isinstance(calibration, dict):
+            raise ModelError(f"calibration: expected an object, got {type(calibration).__name__}")
+        return Run(
+            TrainConfig.from_json(values["config"]), tuple(str(name) for name in values["classes"]),
+            bool(values["multi_label"]), Preprocess(**preprocess), tuple(str(one) for one in values.get("data", ())),
+            "complete" if values.get("state") == "complete" else "training", calibration,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, CamlucidaError) as error:
+        raise ModelError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def store_calibration(folder: Path, calibration: dict[str, Any]) -> None:
+    """Put a calibration (plain values) into the record of a run."""
+    write_record(folder, replace(read_record(folder), calibration=calibration))
+
+
+def write_weights(folder: Path, network: Network) -> None:
+    """Write ``model.safetensors``, whole."""
+    try:
+        from safetensors.torch import save
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("safetensors", "train") from error
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.used_state().items()}
+    write_whole(folder / WEIGHTS, save(state))
+
+
+def open_network(folder: Path) -> tuple[Network, Run]:
+    """The trained network, in evaluation mode, and the record of its run.
+
+    Raises:
+        ModelError: the folder has no record or no weights, or they do not fit each other.
+    """
+    try:
+        from safetensors.torch import load_file
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("safetensors", "train") from error
+    run = read_record(folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"{shown(path)}: not there yet; the run has not finished an epoch")
+    if path.stat().st_size > _MOST_WEIGHTS:
+        raise ModelError(f"{shown(path)}: larger than {_MOST_WEIGHTS // 2**30} GiB; not the weights of this run")
+    _check_code(folder, run.config)
+    try:
+        network = make_network(replace(run.config, pretrained=False), len(run.classes))
+        network.load_used_state(load_file(path))
+    except MissingExtraError:
+        raise
+    except CamlucidaError as error:
+        raise ModelError(f"{shown(folder)}: {error}") from error
+    except Exception as error:  # safetensors has its own error for damaged files
+        raise ModelError(f"{shown(path)}: damaged ({type(error).__name__}: {error})") from error
+    return network.eval(), run
+
+
+def _check_code(folder: Path, config: TrainConfig) -> None:
+    """A run must not bring code of its own: whoever opens it may not know where it comes from."""
+    file, python, _ = config.backbone.partition(".py:")
+    if python and Path(f"{file}.py").resolve().is_relative_to(folder.resolve()):
+        raise ModelError(
+            f"{shown(folder)}: its backbone {file}.py lies inside of it; put code elsewhere, where you trust it"
+        )
+
+
+def open_run(name: str | Path) -> Model:
+    """Open the folder of a run as a model, for ``map``, ``evaluate`` and ``export``.
+
+    Raises:
+        ModelError: see ``open_network``.
+    """
+    folder = Path(name)
+    network, run = open_network(folder)
+
+    def runner(method: Method, layer: Any) -> Runner:
+        if method.name == "cam" and layer is None:
+            return OwnMaps(network, run.config.head)
+        return TorchRunner(network, method, layer)
+
+    note = "" if run.state == "complete" else "its training is not finished: these are the best weights so far"
+    return Model(
+        shown(folder), runner, run.preprocess, run.classes, "sigmoid" if run.multi_label else "softmax", note,
+        _calibration(run),
+    )  # fmt: skip
+
+
+def _calibration(run: Run) -> Any:
+    if run.calibration is None:
+        return None
+    from camlucida.boxes.calibration import Calibration
+
+    return Calibration.from_dict(run.calibration)
+
+
+class OwnMaps:
+    """Explains by the maps that the network itself has (see its head): exact where the head's pooling allows."""
+
+    def __init__(self, network: Network, head: str) -> None:
+        self.network, self.head = network, head
+
+    def explain(self, batch: Any, classes: Classes, labels: Sequence[str] | None) -> Maps:
+        """The maps of the asked classes, or of a score's linear combination of them."""
+        values = _tensor(batch)
+        with torch.inference_mode(False), torch.no_grad(), evaluating(self.network):
+            made, every = self.network.maps(values)
+            own = self.network.head.bias()
+        logits, maps = made.float().numpy(), every.detach().float().numpy()
+        bias = np.full(logits.shape[1], np.nan, np.float32) if own is None else own.detach().float().numpy()
+        targets = choose(classes, logits, labels)
+        facts = self._facts(maps)
+        if targets.everything:
+            return Maps(logits, targets, logits, maps, np.broadcast_to(bias, logits.shape), facts)
+        if targets.weights is None:
+            raise ModelError("a run's own maps explain classes and their contrasts; for another score use a method "
+                             "such as gradcam")  # fmt: skip
+        weights = targets.weights
+        combined = np.einsum("btk,bkyx->btyx", weights, maps)
+        return Maps(logits, targets, np.asarray(targets.of(logits)), combined, weights @ bias, facts)
+
+    def predict(self, batch: Any) -> NDArray[np.float32]:
+        """Logits (B, K) alone."""
+        with torch.inference_mode(), evaluating(self.network):
+            logits: NDArray[np.float32] = self.network(_tensor(batch)).float().numpy()
+        return logits
+
+    def facts(self, batch: Any) -> Facts:
+        """What one pass of one picture shows."""
+        with torch.inference_mode(False), torch.no_grad(), evaluating(self.network):
+            _, maps = self.network.maps(_tensor(batch)[:1])
+        return self._facts(maps.numpy())
+
+    def _facts(self, maps: NDArray[np.float32]) -> Facts:
+        exact = self.network.head.bias() is not None
+        what = "the map is exact" if exact else "its projection at each cell, which sums to no logit"
+        grid = (int(maps.shape[2]), int(maps.shape[3]))
+        return Facts(f"{self.head}: {what}", "the trunk's last features", grid, int(maps.shape[1]), None)
+
+
+def _tensor(batch: Any) -> torch.Tensor:
+    tensor = batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(batch))
+    return tensor.detach().float().cpu()
+
+
+def check_resumable(folder: Path, run: Run) -> State | None:
+    """Whether this run may go on in this folder.
+
+    Returns:
+        None where nothing is there yet, else the state of the run that is.
+
+    Raises:
+        TrainingError: the folder holds a run of another configuration, other classes or other pictures, or other files.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return None
+    if not (folder / RECORD).is_file():
+        raise TrainingError(f"{shown(folder)}: has files, but no run; choose an empty folder")
+    there = read_record(folder)
+    differences = run.config.differences(there.config)
+    if there.classes != run.classes:
+        differences.append(f"classes: {len(run.classes)} here, {len(there.classes)} there, or of other names")
+    if there.data != run.data:
+        differences.append("data: other pictures or labels")
+    if differences:
+        raise TrainingError(
+            f"{shown(folder)}: holds a run of another configuration ({'; '.join(differences)}); choose another folder"
+        )
+    return there.state

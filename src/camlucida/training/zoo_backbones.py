@@ -1,0 +1,240 @@
+"""Any backbone as a trunk: run it up to the last value at the asked stride, which our own search finds, and stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from camlucida.errors import CamlucidaError, MissingExtraError, TrainingError
+from camlucida.methods.registry import find_method
+from camlucida.models.torch_module import open_file, timm_preprocess
+from camlucida.pytorch.split import Split
+from camlucida.pytorch.stages import stages
+from camlucida.pytorch.state import evaluating
+from camlucida.pytorch.tape import replaced, tensors_in
+from camlucida.training.backbones import Trunk
+from camlucida.training.config import TrainConfig
+
+_SAME = 1.5  # grids whose numbers of cells differ by less than this factor (a few border cells) are one stride
+
+
+class CutTrunk(Trunk):
+    """A classifier, run only up to one of its stages (Zhou et al., CVPR 2016, section 3.1: the layers behind go).
+
+    Parameters that this leaves unused are frozen.
+    """
+
+    def __init__(self, net: nn.Module, splits: Sequence[Split], size: int) -> None:
+        super().__init__()
+        self.net = net
+        self._splits = tuple(splits)
+        self.grid_hw = (splits[-1].layout.grid[0], splits[-1].layout.grid[1])
+        images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+        with evaluating(net), torch.no_grad(), _Until(self._splits, self.between) as plain:
+            plain.run(net, images)
+        self.channels = tuple(self._on_grid(plain, i).shape[1] for i in range(len(splits)))
+        self._check_training(images, plain)
+        named = {f"net.{name}": tensor for name, tensor in (*net.named_parameters(), *net.named_buffers())}
+        read = {name for name, tensor in named.items() if id(tensor) in plain.read}
+        modules = {name.rpartition(".")[0] for name in read}  # a counter of batches is read in training alone
+        buffers = {f"net.{name}" for name, _ in net.named_buffers()}
+        self.unused = frozenset(
+            name for name in named.keys() - read if name not in buffers or name.rpartition(".")[0] not in modules
+        )
+        for name, parameter in net.named_parameters():
+            if f"net.{name}" in self.unused:
+                parameter.requires_grad_(False)
+
+    def stages(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The last value at each resolution up to the cut, channels first on the grid."""
+        with _Until(self._splits, self.between) as until:
+            until.run(self.net, images)
+        return tuple(self._on_grid(until, i) for i in range(len(self._splits)))
+
+    def _on_grid(self, until: _Until, index: int) -> Tensor:
+        tensor = until.found[index]
+        if tensor is None:
+            raise TrainingError("backbone: its calls differ from pass to pass, so that its stages cannot be followed")
+        return _on_grid(self._splits[index], tensor)
+
+    def _check_training(self, images: Tensor, plain: _Until) -> None:
+        """The same calls must lead to the same stages while training, where auxiliary branches may come in."""
+        before = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
+        modes = {module: module.training for module in self.net.modules()}
+        try:
+            self.net.train()
+            with torch.random.fork_rng(devices=[]), torch.no_grad(), _Until(self._splits, self.between) as trained:
+                trained.run(self.net, images)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            for name, buffer in self.net.named_buffers():
+                buffer.copy_(before[name])
+        parameters = {id(parameter) for parameter in self.net.parameters()}
+        same = [None if one is None else one.shape for one in trained.found] == [
+            None if one is None else one.shape for one in plain.found
+        ]
+        if not same or trained.read & parameters != plain.read & parameters:
+            raise TrainingError(
+                "backbone: it takes another way while training (auxiliary branches?), so that its stages cannot be "
+                "followed; switch that off"
+            )
+
+
+def _on_grid(split: Split, tensor: Tensor) -> Tensor:
+    """(B, C, h, w); as it is where it lies so already: whoever looks for features next then has nothing to guess."""
+    layout = split.layout
+    if layout.channel_axis == 1 and layout.spatial_axes == (2, 3) and not layout.prefix:
+        return tensor
+    return layout.on_grid(tensor)
+
+
+class _Reached(Exception):  # noqa: N818
+    """The last stage is there: nothing behind it is run."""
+
+
+class _Until(TorchFunctionMode):
+    """Keeps the tensors made at the stages' places, and stops at the last."""
+
+    def __init__(self, splits: Sequence[Split], between: nn.ModuleDict) -> None:
+        super().__init__()
+        self.splits, self.between = splits, between
+        self.found: list[Tensor | None] = [None] * len(splits)
+        self.read: set[int] = set()
+        self._calls = dict.fromkeys((split.place.func for split in splits), 0)
+
+    def run(self, net: nn.Module, images: Tensor) -> None:
+        """One pass, up to the last stage."""
+        try:
+            net(images)
+        except _Reached:
+            return
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the call; keep what it made if its turn has come."""
+        if self.found[-1] is not None:
+            # Only in an export, which cannot be left in the middle, for it follows modules in and out. Nobody sees
+            # these calls, so that those behind the trunk are counted as ever; the export drops what nothing reads.
+            with torch._C.DisableTorchFunction():
+                return func(*args, **(kwargs or {}))
+        self.read.update(id(tensor) for tensor in tensors_in((args, kwargs or {})))
+        result = func(*args, **(kwargs or {}))
+        if func not in self._calls:
+            return result
+        nth = self._calls[func]
+        self._calls[func] += 1
+        for i, split in enumerate(self.splits):
+            if func is split.place.func and nth == split.place.nth:
+                made = list(tensors_in(result))
+                if split.place.output >= len(made):
+                    continue
+                tensor = made[split.place.output]
+                if str(i) in self.between:
+                    whole = split.layout.put(tensor, self.between[str(i)](_on_grid(split, tensor)))
+                    result, tensor = replaced(result, {id(tensor): whole}), whole
+                self.found[i] = tensor
+                if i == len(self.splits) - 1 and not torch.compiler.is_compiling():
+                    raise _Reached
+        return result
+
+
+def cut_backbone(config: TrainConfig) -> Trunk:
+    """The backbone of a zoo or of the user's own file, cut at ``config.stride``.
+
+    timm networks that can keep a finer grid by dilation (``output_stride``) do; others are cut at an earlier stage.
+
+    Raises:
+        TrainingError: there is no such backbone, or it has no stage of that stride.
+        MissingExtraError: it needs an optional dependency.
+    """
+    seen: dict[int, None] = {}
+    refusal = ""
+    for net, mean_std in _candidates(config):
+        images = torch.randn(2, 3, config.size, config.size, generator=torch.Generator().manual_seed(0))
+        try:
+            with evaluating(net), torch.no_grad():
+                every = stages(net, images)
+        except CamlucidaError as error:
+            refusal = str(error)
+            continue
+        except Exception as error:  # the user's choice of network meets the user's choice of size
+            reason = str(error).partition("\n")[0]
+            refusal = f"failed on pictures of {config.size} pixels: {type(error).__name__}: {reason}"
+            continue
+        cells = (config.size / config.stride) ** 2
+        for at in range(len(every) - 1, -1, -1):
+            grid = every[at].layout.grid
+            here = grid[0] * grid[1]
+            if max(here, cells) < _SAME * min(here, cells):
+                trunk = CutTrunk(net, every[: at + 1], config.size)
+                trunk.mean, trunk.std = mean_std or (trunk.mean, trunk.std)
+                return trunk
+            seen[round((config.size**2 / here) ** 0.5)] = None
+    if seen:
+        strides = ", ".join(map(str, sorted(seen)))
+        raise TrainingError(f"backbone: {config.backbone} has no stage of stride={config.stride}; it has {strides}")
+    raise TrainingError(f"backbone: {config.backbone}: {refusal}")
+
+
+_MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]] | None
+
+
+def _candidates(config: TrainConfig) -> Any:
+    """The networks to try, best first, each with what its pictures are normalized with: (module, mean and std)."""
+    kind, _, name = config.backbone.partition(":")
+    if kind == "timm":
+        yield from _timm(name, config)
+    elif kind == "torchvision":
+        yield _torchvision(name, config), None
+    elif kind.endswith(".py"):
+        yield open_file(config.backbone).runner(find_method("cam"), None).engine.model, None  # type: ignore[attr-defined]
+    else:
+        raise TrainingError(
+            f"backbone: expected small, small:32-64-128, residual, timm:NAME, torchvision:NAME or FILE.py:FUNCTION, "
+            f"got {config.backbone!r}"
+        )
+
+
+def _timm(name: str, config: TrainConfig) -> Any:
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("timm", "zoo") from error
+    options: list[dict[str, int]] = [{"output_stride": config.stride}] if config.stride < 32 else []
+    for option in (*options, {"img_size": config.size}, {}):
+        try:
+            net = timm.create_model(name, pretrained=config.pretrained, **option)
+        except (TypeError, NotImplementedError, AssertionError) as error:
+            if not option:
+                raise TrainingError(f"backbone: {config.backbone} could not be made: {error}") from error
+            continue  # this network has no such option
+        except Exception as error:
+            hint = "; without the network, train from scratch (pretrained=False)" if config.pretrained else ""
+            reason = str(error).partition("\n")[0]
+            raise TrainingError(f"backbone: {config.backbone} could not be made: {reason}{hint}") from error
+        usual = timm_preprocess(getattr(net, "pretrained_cfg", None))
+        yield net, (usual.mean, usual.std) if usual else None
+
+
+def _torchvision(name: str, config: TrainConfig) -> nn.Module:
+    try:
+        from torchvision import models
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("torchvision", "zoo") from error
+    try:
+        known = models.get_model_builder(name)
+        weights = "DEFAULT" if config.pretrained else None
+        own = {"init_weights": True} if weights is None and name in ("googlenet", "inception_v3") else {}
+        net: nn.Module = known(weights=weights, **own)
+    except Exception as error:
+        hint = "; without the network, train from scratch (pretrained=False)" if config.pretrained else ""
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(f"backbone: {config.backbone} could not be made: {reason}{hint}") from error
+    for auxiliary in ("aux1", "aux2", "AuxLogits"):
+        if getattr(net, auxiliary, None) is not None:
+            setattr(net, auxiliary, None)  # side branches of GoogLeNet that read logits early, while training alone
+    return net
