@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from camlucida.errors import TargetError
-from camlucida.targets import Contrast, choose, find_class, label, probabilities
+from camlucida.targets import Contrast, choose, class_name, find_class, probabilities
 
 LOGITS = np.array([[0.1, 3.0, 2.0, -1.0], [5.0, 5.0, -2.0, 4.0]], np.float32)
 LABELS = ["ant", "bee", "house cat, Felis catus", "dog"]
@@ -141,7 +141,7 @@ def test_an_exact_name_wins_over_one_in_another_case_and_over_a_synonym():
 
 
 def test_labels_that_do_not_reach_are_numbers():
-    assert [label(i, ["ant"], 3) for i in range(3)] == ["ant", "class 1", "class 2"]
+    assert [class_name(i, ["ant"], 3) for i in range(3)] == ["ant", "class 1", "class 2"]
 
 
 def test_probabilities_equal_their_definitions():

@@ -26,8 +26,8 @@ _WHERE = {
     "open_model": "models",
     "with_maps": "pytorch.with_maps",
     "smoothed": "methods.around",
-    "probability": "scores",
-    "log_odds": "scores",
+    "probability": "targets",
+    "log_odds": "targets",
     "Similarity": "pytorch.readouts",
     "MaskScore": "pytorch.readouts",
     "BoxScore": "pytorch.readouts",
@@ -50,8 +50,7 @@ if TYPE_CHECKING:
     from camlucida.models import open_model
     from camlucida.pytorch.readouts import BoxScore, MaskScore, Similarity
     from camlucida.pytorch.with_maps import with_maps
-    from camlucida.scores import log_odds, probability
-    from camlucida.targets import Contrast
+    from camlucida.targets import Contrast, log_odds, probability
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,14 @@ from PIL import Image
 
 from camlucida.errors import ImageError, TargetError
 from camlucida.explanation import Explanation, Origin
+from camlucida.images.batches import PreparedImage, prepared_batches
 from camlucida.images.finding import find
 from camlucida.images.picture import Picture, read
 from camlucida.images.preprocess import Preprocess, View
 from camlucida.methods.registry import Compute, find_method
 from camlucida.models import Model, open_model
 from camlucida.runners.runner import residuals
-from camlucida.runners.tta import Views, seen_from
+from camlucida.runners.tta import TTA, averaged
 from camlucida.targets import Activation, Classes
 
 if TYPE_CHECKING:
@@ -41,9 +43,9 @@ def explain(
     *,
     layer: Layers = None,
     preprocess: Preprocess | None = None,
-    labels: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     activation: Activation | None = None,
-    views: Views = "one",
+    tta: TTA = "one",
 ) -> Explanation:
     """Explain what a classifier sees in pictures.
 
@@ -58,10 +60,10 @@ def explain(
             them, or a list, whose maps are fused. None and "last" find the last spatial features. A stage is the last
             value at a resolution that the network passes through.
         preprocess: how pictures become inputs; None takes the model's own, or ImageNet's usual at 224 pixels.
-        labels: the classes' names; None takes the model's own.
-        activation: how logits become probabilities: "softmax", "sigmoid" (several labels at once) or "none"; None takes
-            what the model itself ends in, else sigmoid for a single logit and softmax for more.
-        views: maps as the mean over the input as it is ("one"), mirrored ("flips"), and turned by quarters too
+        class_names: the classes' names; None takes the model's own.
+        activation: how logits become probabilities: "softmax", "sigmoid" (several classes at once) or "none"; None
+            takes what the model itself ends in, else sigmoid for a single logit and softmax for more.
+        tta: maps as the mean over the input as it is ("one"), mirrored ("flips"), and turned by quarters too
             ("dihedral"); see ``camlucida.runners.tta``.
 
     Raises:
@@ -74,8 +76,9 @@ def explain(
         (('cat',), (10, 10))
     """
     explainer = Explainer(
-        model, method=method, layer=layer, preprocess=preprocess, labels=labels, activation=activation, views=views
-    )
+        model, method=method, layer=layer, preprocess=preprocess, class_names=class_names, activation=activation,
+        tta=tta,
+    )  # fmt: skip
     return explainer(images, classes)
 
 
@@ -92,17 +95,17 @@ class Explainer:
         method: str | Compute = "cam",
         layer: Layers = None,
         preprocess: Preprocess | None = None,
-        labels: Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
         activation: Activation | None = None,
-        views: Views = "one",
+        tta: TTA = "one",
     ) -> None:
         self.model = open_model(model)
         self.method = find_method(method)
         self.preprocess = preprocess or self.model.preprocess
-        self.labels = tuple(labels) if labels is not None else self.model.labels
+        self.class_names = tuple(class_names) if class_names is not None else self.model.class_names
         self.activation = activation or self.model.activation
-        self.views = views
-        self.runner = seen_from(self.model.runner(self.method, None if layer == "last" else layer), views)
+        self.tta = tta
+        self.runner = averaged(self.model.runner(self.method, None if layer == "last" else layer), tta)
 
     def __call__(self, images: Images, classes: Classes = 1) -> Explanation:
         """Explain pictures or a preprocessed tensor; see ``explain``. All pictures are held in memory."""
@@ -119,20 +122,45 @@ class Explainer:
 
     def explain_pictures(self, pictures: Sequence[Picture], classes: Classes = 1) -> Explanation:
         """Explain one batch of pictures already read."""
-        prepared = [self.preprocess(picture.pixels) for picture in pictures]
-        return self.explain_prepared(pictures, prepared, classes)
+        prepared = [PreparedImage(None, picture, *self.preprocess(picture.pixels)) for picture in pictures]
+        return self.explain_prepared(prepared, classes)
 
-    def explain_prepared(
-        self, pictures: Sequence[Picture], prepared: Sequence[tuple[NDArray[np.float32], View]], classes: Classes = 1
-    ) -> Explanation:
-        """Explain one batch whose preprocessing was done elsewhere (other threads, say)."""
-        batch = np.stack([values for values, _ in prepared])
-        return self._explain(batch, classes, tuple(pictures), tuple(view for _, view in prepared))
+    def explain_prepared(self, prepared: Sequence[PreparedImage[Any]], classes: Classes = 1) -> Explanation:
+        """Explain one batch that was read and preprocessed elsewhere (see ``images.batches``)."""
+        batch = np.stack([one.values for one in prepared])
+        return self._explain(
+            batch, classes, tuple(one.picture for one in prepared), tuple(one.view for one in prepared)
+        )
+
+    def stream(
+        self,
+        paths: Iterable[str | Path],
+        classes: Classes = 1,
+        *,
+        on_error: Callable[[ImageError], None],
+        batch: int = BATCH,
+    ) -> Generator[Explanation]:
+        """Explain image files, a batch after the other; memory does not grow with their number.
+
+        Args:
+            paths: the files, read lazily.
+            classes: see ``explain``.
+            on_error: called with the error of every file that is no readable image; the others go on. Called in the
+                caller's thread.
+            batch: images that go through the model at once; fewer where they are very large.
+
+        Yields:
+            Explanations of up to ``batch`` images, in the files' order.
+        """
+        batches = prepared_batches(paths, read, self.preprocess, batch=batch, on_error=lambda _, error: on_error(error))
+        with closing(batches):
+            for prepared in batches:
+                yield self.explain_prepared(prepared, classes)
 
     def _explain(
         self, batch: Any, classes: Classes, pictures: tuple[Picture, ...], views: tuple[View, ...]
     ) -> Explanation:
-        made = self.runner.explain(batch, classes, self.labels)
+        made = self.runner.explain(batch, classes, self.class_names)
         facts = made.facts
         activation = self.activation or facts.activation or ("sigmoid" if made.logits.shape[1] == 1 else "softmax")
         origin = Origin(

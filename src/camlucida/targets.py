@@ -5,12 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import TargetError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Score = Callable[[Tensor], Tensor]
 
 Activation = Literal["softmax", "sigmoid", "none"]
 """How logits become probabilities; "none": they do not."""
@@ -75,7 +80,7 @@ class Targets:
         return torch.einsum("btk,bk->bt", torch.from_numpy(self.weights).to(logits), logits)
 
 
-def choose(classes: Classes, logits: Any, labels: Sequence[str] | None) -> Targets:
+def choose(classes: Classes, logits: Any, class_names: Sequence[str] | None) -> Targets:
     """Resolve what was asked for against one batch's logits.
 
     A single logit is two classes: 0 (its negative) and 1.
@@ -83,7 +88,7 @@ def choose(classes: Classes, logits: Any, labels: Sequence[str] | None) -> Targe
     Args:
         classes: see ``Classes``. A list of ids or names holds for every picture; an (N, T) array gives each its own.
         logits: (B, K), a NumPy array or a torch tensor; a score gets them as they are.
-        labels: names of the K classes (for a single logit, of both classes or of the positive one), if known.
+        class_names: names of the K classes (for a single logit, of both classes or of the positive one), if known.
 
     Raises:
         TargetError: a class does not exist, a name is unknown or ambiguous, a shape does not fit.
@@ -108,7 +113,9 @@ def choose(classes: Classes, logits: Any, labels: Sequence[str] | None) -> Targe
     logits = _numpy(logits)
     if isinstance(classes, str) and classes == "all" and width > 1:
         ids = np.tile(np.arange(count), (batch, 1))
-        return Targets(ids, (tuple(label(int(i), labels, width) for i in range(count)),) * batch, everything=True)
+        return Targets(
+            ids, (tuple(class_name(int(i), class_names, width) for i in range(count)),) * batch, everything=True
+        )
     if isinstance(classes, bool) or not isinstance(classes, Iterable | int | np.integer | Contrast):
         raise TargetError(f"classes: expected a count, ids, names, a contrast, 'all' or a score, got {classes}")
     if isinstance(classes, int | np.integer):
@@ -116,29 +123,29 @@ def choose(classes: Classes, logits: Any, labels: Sequence[str] | None) -> Targe
             raise TargetError(f"classes={classes} asks for the top {classes}, but the model has {count} classes; "
                               f"for one class give its id in a list: [{classes}]")  # fmt: skip
         both = logits if width > 1 else np.concatenate((-logits, logits), 1)
-        return _by_ids(np.argsort(-both, 1, kind="stable")[:, :classes].astype(np.int64), width, labels)
+        return _by_ids(np.argsort(-both, 1, kind="stable")[:, :classes].astype(np.int64), width, class_names)
     if isinstance(classes, np.ndarray) and classes.ndim == 2:
         if classes.shape[0] != batch or classes.dtype.kind not in "iu":
             raise TargetError(f"classes: expected integers of shape ({batch}, T), got {classes.dtype} {classes.shape}")
-        return _by_ids(classes.astype(np.int64), width, labels)
+        return _by_ids(classes.astype(np.int64), width, class_names)
     if isinstance(classes, str):
         asked: list[Any] = [*range(count)] if classes == "all" else [classes]
     else:
         asked = [classes] if isinstance(classes, Contrast) else list(classes)
     if not asked:
         raise TargetError("classes: the list is empty; give at least one class")
-    rows = [_row(one, width, labels) for one in asked]
+    rows = [_row(one, width, class_names) for one in asked]
     ids = np.tile(np.array([row[0] for row in rows], np.int64), (batch, 1))
     weights = np.tile(np.stack([row[1] for row in rows]), (batch, 1, 1))
     return Targets(ids, (tuple(row[2] for row in rows),) * batch, weights)
 
 
-def label(class_id: int, labels: Sequence[str] | None, width: int) -> str:
+def class_name(class_id: int, class_names: Sequence[str] | None, width: int) -> str:
     """The name of a class, or its number where there are no names."""
-    if width == 1 and labels is not None and len(labels) == 1:
-        return (f"not {labels[0]}", labels[0])[class_id]
-    if labels is not None and class_id < len(labels):
-        return labels[class_id]
+    if width == 1 and class_names is not None and len(class_names) == 1:
+        return (f"not {class_names[0]}", class_names[0])[class_id]
+    if class_names is not None and class_id < len(class_names):
+        return class_names[class_id]
     return ("negative", "positive")[class_id] if width == 1 else f"class {class_id}"
 
 
@@ -160,10 +167,89 @@ def probabilities(logits: NDArray[np.floating[Any]], activation: Activation) -> 
     return np.asarray(shifted / shifted.sum(1, keepdims=True), np.float32)
 
 
-def _by_ids(ids: NDArray[np.int64], width: int, labels: Sequence[str] | None) -> Targets:
+def probability(class_id: int, activation: Activation = "softmax") -> Score:
+    """The probability of a class, as a score.
+
+    It saturates: near 0 and 1 its gradient, and so its map, vanishes; ``log_odds`` do not.
+
+    Args:
+        class_id: of K classes; 0 or 1 for a single logit, which is always a sigmoid's.
+        activation: "sigmoid" for models with several labels at once.
+
+    Returns:
+        A differentiable function of logits (B, K), a torch tensor, to (B,) in [0, 1].
+
+    Raises:
+        TargetError: there is no such activation; from the score, that there is no such class or no torch tensor.
+
+    Example:
+        >>> import torch
+        >>> probability(1)(torch.tensor([[0.0, 0.0], [0.0, 2.0]]))
+        tensor([0.5000, 0.8808])
+    """
+    if activation not in ("softmax", "sigmoid"):
+        raise TargetError(f"probability: expected activation 'softmax' or 'sigmoid', got {activation!r}")
+
+    def score(logits: Tensor) -> Tensor:
+        wide = _two_logits(logits, class_id)
+        several = activation == "sigmoid" and wide is logits
+        return wide[:, class_id].sigmoid() if several else wide.softmax(1)[:, class_id]
+
+    return _with_name(score, f"probability of class {class_id}")
+
+
+def log_odds(class_id: int) -> Score:
+    """The log-odds of a class, as a score: its logit against all the others at once.
+
+    log p / (1 - p) = S_c - log Σ_{d≠c} exp S_d for the softmax probability p, exact also where p rounds to 1. For
+    models with several labels at once (sigmoid) the logit is the log-odds already.
+
+    Args:
+        class_id: of K classes; 0 or 1 for a single logit.
+
+    Returns:
+        A differentiable function of logits (B, K), a torch tensor, to (B,).
+
+    Raises:
+        TargetError: from the score, there is no such class, or no torch tensor.
+
+    Example:
+        >>> import torch
+        >>> log_odds(0)(torch.tensor([[3.0, 1.0]])), log_odds(1)(torch.tensor([[3.0]]))
+        (tensor([2.]), tensor([3.]))
+    """
+
+    def score(logits: Tensor) -> Tensor:
+        import torch
+
+        wide = _two_logits(logits, class_id)
+        others = torch.arange(wide.shape[1], device=wide.device) != class_id
+        return wide[:, class_id] - wide[:, others].logsumexp(1)
+
+    return _with_name(score, f"log-odds of class {class_id}")
+
+
+def _with_name(score: Score, name: str) -> Score:
+    score.__name__ = name
+    return score
+
+
+def _two_logits(logits: Any, class_id: int) -> Tensor:
+    """Logits of all classes, (B, K): a single logit z as the two whose softmax is its sigmoid, -z/2 and z/2."""
+    import torch
+
+    if not isinstance(logits, torch.Tensor):
+        raise TargetError("the score is not linear in the logits, so it needs gradients; use a PyTorch model for it")
+    wide = torch.cat((-logits / 2, logits / 2), 1) if logits.shape[1] == 1 else logits
+    if isinstance(class_id, bool) or not isinstance(class_id, int) or not 0 <= class_id < wide.shape[1]:
+        raise TargetError(f"class {class_id!r} does not exist; the model has classes 0 to {wide.shape[1] - 1}")
+    return wide
+
+
+def _by_ids(ids: NDArray[np.int64], width: int, class_names: Sequence[str] | None) -> Targets:
     for class_id in np.unique(ids):
         _check_id(int(class_id), width)
-    names = tuple(tuple(label(int(i), labels, width) for i in row) for row in ids)
+    names = tuple(tuple(class_name(int(i), class_names, width) for i in row) for row in ids)
     weights = np.zeros((*ids.shape, width), np.float32)
     if width == 1:
         weights[..., 0] = np.where(ids == 1, 1, -1)
@@ -172,28 +258,28 @@ def _by_ids(ids: NDArray[np.int64], width: int, labels: Sequence[str] | None) ->
     return Targets(ids, names, weights)
 
 
-def _row(one: Any, width: int, labels: Sequence[str] | None) -> tuple[int, NDArray[np.float32], str]:
+def _row(one: Any, width: int, class_names: Sequence[str] | None) -> tuple[int, NDArray[np.float32], str]:
     """Id (or -1), coefficients on the logits, and name of one asked score."""
     if isinstance(one, Contrast):
-        _, this, this_name = _row(one.this, width, labels)
-        _, that, that_name = _row(one.that, width, labels)
+        _, this, this_name = _row(one.this, width, class_names)
+        _, that, that_name = _row(one.that, width, class_names)
         return -1, this - that, f"{this_name} - {that_name}"
-    class_id = find_class(one, width, labels) if isinstance(one, str) else one
+    class_id = find_class(one, width, class_names) if isinstance(one, str) else one
     if isinstance(class_id, bool) or not isinstance(class_id, int | np.integer):
         raise TargetError(f"classes: expected ids (whole numbers), names or contrasts, got {one!r}")
     _check_id(int(class_id), width)
     weights = np.zeros(width, np.float32)
     weights[int(class_id) if width > 1 else 0] = 1 if width > 1 or class_id == 1 else -1
-    return int(class_id), weights, label(int(class_id), labels, width)
+    return int(class_id), weights, class_name(int(class_id), class_names, width)
 
 
-def find_class(name: str, width: int, labels: Sequence[str] | None) -> int:
+def find_class(name: str, width: int, class_names: Sequence[str] | None) -> int:
     """The id of a class given by name: exactly, else ignoring case, else as one of a label's comma-separated synonyms.
 
     Raises:
         TargetError: no such name, or more than one.
     """
-    known = [label(i, labels, width) for i in range(max(width, 2))]
+    known = [class_name(i, class_names, width) for i in range(max(width, 2))]
     for same in (
         lambda known_name: known_name == name,
         lambda known_name: known_name.casefold() == name.casefold(),

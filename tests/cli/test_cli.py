@@ -136,7 +136,7 @@ def test_a_line_of_json_says_what_python_says(run: Run, photos: Path) -> None:
 
 
 def test_classes_by_name_and_id(run: Run, photos: Path) -> None:
-    dog = cl.Explainer().labels.index("dog")  # type: ignore[union-attr]
+    dog = cl.Explainer().class_names.index("dog")  # type: ignore[union-attr]
     (line,) = lines(run("map", "--json", "--class", "CAT", "--class", dog, photos / "a.jpg"))
     assert [one["name"] for one in line["classes"]] == ["cat", "dog"]
     (line,) = lines(run("map", "--json", "--class", "cat", "--versus", dog, photos / "a.jpg"))

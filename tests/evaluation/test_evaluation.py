@@ -265,12 +265,12 @@ class Sideways(Colours):
 @pytest.mark.parametrize("views", ["flips", "dihedral"])
 def test_views_change_the_maps_that_are_judged(data, views):
     model = wrap(Sideways(), "sideways", LABELS, PLAIN)
-    one, several = (evaluate(model, data, bootstrap=0, mosaics=0, views=each) for each in ("one", views))
+    one, several = (evaluate(model, data, bootstrap=0, mosaics=0, tta=each) for each in ("one", views))
     assert several.settings["views"] == views
     assert several["top1"].value == one["top1"].value
     records = [record for record in data.records if len(record.truth.boxes)]
     ex = cl.explain(
-        [record.example.read() for record in records], model, views=views,
+        [record.example.read() for record in records], model, tta=views,
         classes=np.array([[record.example.labels[0]] for record in records]),  # red and green have the same ids
     )  # fmt: skip
     shares = []

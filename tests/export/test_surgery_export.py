@@ -75,7 +75,7 @@ def test_the_file_opens_as_a_model_and_explains(source: Path, tmp_path: Path):
     assert made.notes == ()
     assert made.bytes_added == (tmp_path / "cam.onnx").stat().st_size - len(before)
     model = open_model(tmp_path / "cam.onnx")
-    assert model.labels == NAMES
+    assert model.class_names == NAMES
     assert model.preprocess == Preprocess(
         (2 * H, 2 * W), crop_fraction=0.875, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3)
     )
@@ -112,7 +112,7 @@ def test_preprocessing_and_labels_of_a_file_with_them_stay(source: Path, tmp_pat
     made = export(tmp_path / "told.onnx", tmp_path / "second.onnx")
     assert made.notes == ()
     first, second = open_model(tmp_path / "first.onnx"), open_model(tmp_path / "second.onnx")
-    assert (first.labels, first.preprocess) == (second.labels, second.preprocess)
+    assert (first.class_names, first.preprocess) == (second.class_names, second.preprocess)
 
 
 def test_what_is_unknown_is_told(source: Path, tmp_path: Path):
@@ -367,7 +367,7 @@ def normed():
 
     torch.manual_seed(0)
     names = ("ant", "bee", "cat", "dog", "elk", "fly", "gnu")
-    return replace(wrap(Net()), labels=names, activation="sigmoid", calibration=Calibration(threshold=0.3))
+    return replace(wrap(Net()), class_names=names, activation="sigmoid", calibration=Calibration(threshold=0.3))
 
 def hidden():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8), nn.Hardswish(),
@@ -397,7 +397,7 @@ def test_a_pytorch_model_comes_out_as_it_explains_itself(net: str, tmp_path: Pat
     close(theirs.logits, ours.logits, 1e-4)
     model = open_model(tmp_path / "cam.onnx")
     assert model.preprocess.size_hw == (32, 40)
-    assert model.labels == (*NAMES, "fly", "gnu")
+    assert model.class_names == (*NAMES, "fly", "gnu")
     assert model.activation == "sigmoid"
     assert model.calibration.threshold == 0.3
     assert [one.name for one in onnx.load(tmp_path / "cam.onnx").graph.output] == ["logits", "maps", "bias"]
@@ -476,7 +476,7 @@ def test_the_command(source: Path, tmp_path: Path):
         "of the logits' spread",
     ):
         assert part in done.output
-    assert open_model(out).labels == NAMES
+    assert open_model(out).class_names == NAMES
     outputs = [one.name for one in onnx.load(out).graph.output]
     assert outputs == ["scores", "top_ids", "logits", "maps", "bias", "heatmaps", "boxes"]
     done = ran(str(source), "-o", str(out), "--upsample", "16x24")

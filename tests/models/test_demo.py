@@ -70,10 +70,10 @@ def test_what_it_says_of_the_sample(explainer: cl.Explainer) -> None:
 
 
 def test_labels_are_unique_names(explainer: cl.Explainer) -> None:
-    assert explainer.labels is not None
-    assert len(set(map(str.casefold, explainer.labels))) == len(explainer.labels) == 73
-    assert all(label == label.strip() and label.isprintable() for label in explainer.labels)
-    assert {"cat", "dog"} < set(explainer.labels)
+    assert explainer.class_names is not None
+    assert len(set(map(str.casefold, explainer.class_names))) == len(explainer.class_names) == 73
+    assert all(label == label.strip() and label.isprintable() for label in explainer.class_names)
+    assert {"cat", "dog"} < set(explainer.class_names)
 
 
 def test_maps_of_all_classes_sum_to_their_logits(every: Explanation) -> None:
@@ -94,7 +94,7 @@ def test_a_picture_is_explained_alike_in_any_batch(explainer: cl.Explainer, ever
 
 
 def test_chosen_classes_and_contrasts_are_those_of_all(explainer: cl.Explainer, every: Explanation) -> None:
-    cat, dog = (explainer.labels.index(name) for name in ("cat", "dog"))  # type: ignore[union-attr]
+    cat, dog = (explainer.class_names.index(name) for name in ("cat", "dog"))  # type: ignore[union-attr]
     chosen = explainer(list(every.pictures), ["dog", cat, cl.Contrast("cat", "dog")])
     assert np.allclose(chosen.maps[:, 0], every.maps[:, dog], atol=1e-5)
     assert np.allclose(chosen.maps[:, 1], every.maps[:, cat], atol=1e-5)

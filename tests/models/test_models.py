@@ -15,7 +15,7 @@ from camlucida.errors import CamlucidaError, MethodError, ModelError, TargetErro
 from camlucida.explainer import Explainer
 from camlucida.images.preprocess import Preprocess
 from camlucida.models import SOURCES, Model, open_model
-from camlucida.onnx.session import Network
+from camlucida.onnx.session import OnnxSession
 from camlucida.runners.onnx_maps import OnnxRunner
 from camlucida.targets import Contrast
 
@@ -203,7 +203,7 @@ def test_an_onnx_files_metadata(tmp_path):
         path, metadata={"labels": json.dumps(["ant", "bee", "cat"]), "preprocess": json.dumps(fields), "head": "affine"}
     )
     model = open_model(path)
-    assert model.labels == ("ant", "bee", "cat")
+    assert model.class_names == ("ant", "bee", "cat")
     assert model.preprocess == Preprocess((4, 6), "stretch", mean=(0.5,) * 3, std=(0.25,) * 3)
     pixels = np.random.default_rng(0).integers(0, 256, (12, 9, 3), np.uint8)
     ex = Explainer(path)(pixels, "bee")
@@ -265,7 +265,7 @@ def test_a_cut_onnx_file_is_refused(tiny, part):
 
 
 def test_the_wrong_input_is_a_model_error(tiny):
-    runner = OnnxRunner(Network(tiny[0].read_bytes(), "tiny"))
+    runner = OnnxRunner(OnnxSession(tiny[0].read_bytes(), "tiny"))
     with pytest.raises(ModelError, match=r"tiny: failed on input \(2, 3, 9, 9\)"):
         runner.explain(np.zeros((2, 3, 9, 9), np.float32), 1, None)
 
@@ -308,7 +308,7 @@ def test_a_module_brings_its_labels_and_preprocessing():
 
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
     assert open_model(net).preprocess == IMAGENET_224
-    assert open_model(net).labels is None
+    assert open_model(net).class_names is None
     net.pretrained_cfg = {
         "input_size": (3, 32, 48), "crop_pct": 0.8, "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.25,) * 3,
         "crop_mode": "border",
@@ -316,7 +316,7 @@ def test_a_module_brings_its_labels_and_preprocessing():
     net.config = SimpleNamespace(id2label={"0": "ant", 1: "bee", 2: "cat"})
     model = open_model(net)
     assert model.name == "Sequential"
-    assert model.labels == ("ant", "bee", "cat")
+    assert model.class_names == ("ant", "bee", "cat")
     assert model.preprocess == Preprocess((32, 48), "pad", 0.8, "bicubic", (0.5,) * 3, (0.25,) * 3)
 
 

@@ -21,7 +21,7 @@ from onnx_files import close, export
 
 onnx = pytest.importorskip("onnx")
 from camlucida.onnx.graph_cut import route_of, sizes_read  # noqa: E402
-from camlucida.onnx.session import Network  # noqa: E402
+from camlucida.onnx.session import OnnxSession  # noqa: E402
 
 FREE = {"occlusion", "scorecam", "faster-scorecam", "ablationcam", "reciprocam", "eigencam", "kpcacam", "fem", "dff",
         "random", "centre", "rise", "sscam", "iscam"}  # fmt: skip
@@ -69,7 +69,7 @@ def test_a_file_of_one_picture_runs_one_by_one(name, tmp_path):
     case = BY_NAME[name]
     net, x = case.net(torch.float32), case.batch(3, torch.float32)
     path = export(net, x[:1], tmp_path / "one.onnx", dynamic=False)
-    assert Network(path.read_bytes(), "one").batch == 1
+    assert OnnxSession(path.read_bytes(), "one").batch == 1
     for method in ("occlusion", "scorecam", "ablationcam", "eigencam"):
         close(cl.open_model(path), net, x.numpy(), method)
 
@@ -87,7 +87,7 @@ def test_the_exporter_that_compiles(tmp_path):
 def test_a_file_of_a_fixed_batch_is_filled_up(tmp_path):
     case = BY_NAME["gap_linear"]
     net, x = case.net(torch.float32), case.batch(6, torch.float32)
-    network = Network(export(net, x[:4], tmp_path / "four.onnx", dynamic=False).read_bytes(), "four")
+    network = OnnxSession(export(net, x[:4], tmp_path / "four.onnx", dynamic=False).read_bytes(), "four")
     (found,) = network.run(list(network.outputs), x.numpy())
     np.testing.assert_allclose(found, net(x).detach().numpy(), atol=1e-5)
     (found,) = network.run(list(network.outputs), x[:1].numpy())
@@ -108,7 +108,7 @@ def test_a_head_that_reads_the_size_of_the_batch(tmp_path):
     torch.manual_seed(0)
     net, x = Sized().eval(), torch.randn(3, 3, 16, 24)
     path = export(net, x, tmp_path / "sized.onnx")
-    network = Network(path.read_bytes(), "sized")
+    network = OnnxSession(path.read_bytes(), "sized")
     route = route_of(path.read_bytes(), "sized", network.input, next(iter(network.outputs)))
     relu = next(node.output[0] for node in reversed(route.nodes) if node.op_type == "Relu")
     assert relu in route.bottlenecks()
@@ -134,7 +134,7 @@ def test_half_precision(tmp_path):
     case = BY_NAME["gap_linear"]
     net, x = case.net(torch.float32).half(), case.batch(2, torch.float32)
     path = export(net, x.half(), tmp_path / "half.onnx")
-    assert Network(path.read_bytes(), "half").dtype is np.float16
+    assert OnnxSession(path.read_bytes(), "half").dtype is np.float16
     close(cl.open_model(path), net.float(), x.numpy(), "scorecam", tolerance=5e-3)
     close(cl.open_model(path), net.float(), x.numpy().astype(np.float16), "eigencam", tolerance=5e-3)
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from camlucida.images.preprocess import Preprocess
 from camlucida.models import Model
-from camlucida.runners.runner import Facts, Maps
+from camlucida.runners.runner import Facts, MapBatch
 from camlucida.serve.app import create_app
 from camlucida.serve.listening import listen, server_of
 from camlucida.serve.settings import Settings
@@ -46,7 +46,7 @@ class Held:
         self.failure: Exception | None = None
         self.value: float | None = None
 
-    def explain(self, batch: Any, classes: Any, labels: Sequence[str] | None) -> Maps:
+    def explain(self, batch: Any, classes: Any, labels: Sequence[str] | None) -> MapBatch:
         if np.any(batch):  # not the blank picture of the start
             self.runs.append((len(batch), classes))
             self.begun.release()
@@ -58,7 +58,7 @@ class Held:
         targets = choose(classes, logits, labels)
         scores = np.asarray(targets.of(logits))
         maps = np.broadcast_to(scores[:, :, None, None] / 4, (*scores.shape, 2, 2))
-        return Maps(logits, targets, scores, maps, np.zeros_like(scores), Facts("", "", (2, 2), 3, None))
+        return MapBatch(logits, targets, scores, maps, np.zeros_like(scores), Facts("", "", (2, 2), 3, None))
 
     def model(self) -> Model:
         preprocess = Preprocess((8, 8), "stretch", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -101,7 +101,7 @@ def test_models(client):
     model = cl.open_model()
     (said,) = client.get("/v1/models").json()["models"]
     assert said["name"] == "demo"
-    assert said["classes"] == list(model.labels)
+    assert said["classes"] == list(model.class_names)
     assert said["input_hw"] == [160, 160]
     assert said["grid_hw"] == [10, 10]
     assert said["activation"] == "softmax"

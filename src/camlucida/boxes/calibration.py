@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from camlucida.boxes.localize import as_boxes, as_heatmap, components, iou, largest_part
+from camlucida.boxes.overlaps import THRESHOLDS, Mode, Parts, box_overlaps
 from camlucida.boxes.pseudo_boxes import pseudo_box
 from camlucida.errors import CamlucidaError
-from camlucida.metrics.localization import THRESHOLDS, Mode, Parts, box_overlaps
 
 Normalization = Literal["minmax", "max", "pas", "ivr"]
 How = Literal["given", "boxes", "pseudo"]

@@ -129,11 +129,10 @@ def _explained(
     fail: Callable[[object], None],
 ) -> Generator[Explanation]:
     """Explanations of what the paths mean, or of the sample picture."""
-    from camlucida.explain_files import explain_files
     from camlucida.images.sample import sample
 
     if paths:
-        yield from explain_files(explainer, _files(paths, folder, fail), classes, on_error=fail, batch=batch)
+        yield from explainer.stream(_files(paths, folder, fail), classes, on_error=fail, batch=batch)
     else:
         yield explainer.explain_pictures([sample()], classes)
 
@@ -190,7 +189,7 @@ def info(
     picture = sample()
     found = explainer.explain_pictures([picture])
     facts = explainer.runner.facts(explainer.preprocess(picture.pixels)[0][None])
-    size, view, labels = explainer.preprocess.size_hw, found.views[0], explainer.labels
+    size, view, labels = explainer.preprocess.size_hw, found.views[0], explainer.class_names
     rows = {
         "model": explainer.model.name,
         "input": f"{size[0]}×{size[1]} pixels, {explainer.preprocess.fit}",

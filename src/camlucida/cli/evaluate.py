@@ -50,8 +50,8 @@ def evaluate(
     ] = None,
     label: LabelOption = "label",
     method: Annotated[str, typer.Option(help="Of the maps; see: camlucida methods.")] = "cam",
-    views: Annotated[
-        Sides, typer.Option(help="Take the maps' mean over flips, or over quarter turns too.")
+    tta: Annotated[
+        Sides, typer.Option("--tta", "--views", help="Take the maps' mean over flips, or over quarter turns too.")
     ] = Sides.ONE,
     mode: Annotated[Mode, typer.Option(help="exact, or the public benchmark's own way.")] = Mode.EXACT,
     threshold: Annotated[
@@ -112,7 +112,7 @@ def evaluate(
     opened = open_model(model, providers=provider, threads=threads)
     calibration = _given(chosen)
     if calibrate_on is not None:
-        calibration = _calibrated(opened, dataset, calibrate_on, split, method, views, mode, pseudo, batch, fail)
+        calibration = _calibrated(opened, dataset, calibrate_on, split, method, tta, mode, pseudo, batch, fail)
     progress = Progress(
         SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(),
         console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty(),
@@ -121,7 +121,7 @@ def evaluate(
         total = len((dataset.split(split) if split is not None else dataset).records)
         task = progress.add_task("pictures", total=total)
         found = evaluated(
-            opened, dataset, split=split, method=method, views=views.value, mode=mode.value, calibration=calibration,
+            opened, dataset, split=split, method=method, tta=tta.value, mode=mode.value, calibration=calibration,
             localizer=None if localizer is None else _boxer(localizer),
             batch=batch, workers=(os.cpu_count() or 1) if workers is None else workers,
             bootstrap=bootstrap, mosaics=mosaics, seed=seed, on_error=fail,
@@ -167,7 +167,7 @@ def _given(threshold: float | None) -> Calibration | None:
 
 
 def _calibrated(
-    model: object, dataset: Dataset, on: str, split: str | None, method: str, views: Sides, mode: Mode, pseudo: bool,
+    model: object, dataset: Dataset, on: str, split: str | None, method: str, tta: Sides, mode: Mode, pseudo: bool,
     batch: int, fail: object,
 ) -> Calibration:  # fmt: skip
     from camlucida.evaluation import calibrated
@@ -178,6 +178,6 @@ def _calibrated(
             "name another split, or evaluate one with --split"
         )
     return calibrated(
-        model, dataset.split(on), method=method, views=views.value, mode=mode.value, boxes=not pseudo, batch=batch,  # type: ignore[arg-type]
+        model, dataset.split(on), method=method, tta=tta.value, mode=mode.value, boxes=not pseudo, batch=batch,  # type: ignore[arg-type]
         on_error=fail,  # type: ignore[arg-type]
     )  # fmt: skip

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.boxes.localize import iou
+from camlucida.boxes.overlaps import THRESHOLDS, Mode
 from camlucida.boxes.thresholds import STEPS, fine_levels
-from camlucida.metrics.localization import THRESHOLDS, Mode
 
 
 @lru_cache(maxsize=16)

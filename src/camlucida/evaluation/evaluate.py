@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from camlucida.boxes.calibration import Calibration
 from camlucida.boxes.localize import as_boxes
+from camlucida.boxes.overlaps import THRESHOLDS, Mode
 from camlucida.data.record import Dataset, Record
 from camlucida.errors import CamlucidaError, DataError
 from camlucida.evaluation.bootstrap import LEVEL, Bootstrap
@@ -27,14 +28,13 @@ from camlucida.explainer import Explainer
 from camlucida.images.picture import Picture
 from camlucida.metrics import GridPointing, MaxBoxAcc
 from camlucida.metrics.accumulate import Metric
-from camlucida.metrics.localization import THRESHOLDS, Mode
 from camlucida.models import open_model
 
 if TYPE_CHECKING:
     from camlucida.explainer import ModelLike
     from camlucida.methods.registry import Compute
     from camlucida.pytorch.stages import Layers
-    from camlucida.runners.tta import Views
+    from camlucida.runners.tta import TTA
 
 
 class Boxer(Protocol):
@@ -55,7 +55,7 @@ def evaluate(
     split: str | None = None,
     method: str | Compute = "cam",
     layer: Layers = None,
-    views: Views = "one",
+    tta: TTA = "one",
     mode: Mode = "exact",
     calibration: Calibration | None = None,
     localizer: Localizer | None = None,
@@ -79,7 +79,7 @@ def evaluate(
         split: evaluate this split alone; None: all records.
         method: of the maps.
         layer: of the maps.
-        views: the maps as means over views of each picture (see ``explain``).
+        tta: the maps as means over flips and turns of each picture (see ``explain``).
         mode: "exact": the picture as the model's preprocessing shows it, the map laid over it at its own size,
             half-open boxes. "protocol": the public benchmark's: the whole picture stretched to the model's input (224
             for its models), the map resized to 224×224 by bicubic interpolation, truth cut to integers at that size,
@@ -112,7 +112,7 @@ def evaluate(
         raise DataError(f"{where}: no labelled record to evaluate; name another split or label")
     opened = open_model(model)
     preprocess = preprocess_for(opened.preprocess, mode)
-    explainer = Explainer(opened, method=method, layer=layer, preprocess=preprocess, views=views)
+    explainer = Explainer(opened, method=method, layer=layer, preprocess=preprocess, tta=tta)
     own: Calibration | None = getattr(opened, "calibration", None)
     settings = Settings(mode, calibration or own or Calibration(), len(dataset.classes))
     skipped: list[str] = []
@@ -195,7 +195,7 @@ def _play(
         return None
     labels = sorted({tile.label for mosaic in mosaics for tile in mosaic})
     width = explainer.runner.predict(explainer.preprocess(records[mosaics[0][0].index].example.read().pixels)[0][None])
-    ids = class_ids(dataset.classes, labels, explainer.labels, width.shape[1])
+    ids = class_ids(dataset.classes, labels, explainer.class_names, width.shape[1])
     tile_hw = None
     for place, (counters, tile_hw) in enumerate(play(explainer, records, ids, mosaics, batch)):  # noqa: B007
         sums.add([place], [{"grid": counters}])
@@ -231,5 +231,5 @@ def _settings(
     return {
         "bootstrap": bootstrap, "interval": LEVEL, "seed": seed, "tolerance": TOLERANCE, "mosaics": mosaics,
         "mosaic tile": None if tile_hw is None else list(tile_hw), "input": list(explainer.preprocess.size_hw),
-        "fit": explainer.preprocess.fit, "views": explainer.views, "versions": versions(),
+        "fit": explainer.preprocess.fit, "views": explainer.tta, "versions": versions(),
     }  # fmt: skip

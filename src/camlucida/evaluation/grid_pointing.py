@@ -109,13 +109,13 @@ def play(
         classes = np.array([[ids[tile.label] for tile in one] for one in some], np.int64)
         if whole:
             try:
-                made = explainer.runner.explain(inputs, classes, explainer.labels)
+                made = explainer.runner.explain(inputs, classes, explainer.class_names)
             except ModelError:
                 if start:
                     raise
                 whole = False
         if not whole:
-            made = explainer.runner.explain(_halved(inputs), classes, explainer.labels)
+            made = explainer.runner.explain(_halved(inputs), classes, explainer.class_names)
         tile_hw = (inputs.shape[2] // TILES, inputs.shape[3] // TILES)
         for mosaic, maps in zip(some, made.maps, strict=True):
             metric = GridPointing(TILES)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.boxes.calibration import filled
+from camlucida.boxes.overlaps import Mode
 from camlucida.data.record import Record
-from camlucida.errors import CamlucidaError, ImageError
+from camlucida.errors import CamlucidaError
 from camlucida.evaluation.classes import class_ids, ranks_of
 from camlucida.explainer import Explainer
-from camlucida.images.ahead import HELD, ahead
+from camlucida.images.batches import PreparedImage, prepared_batches
 from camlucida.images.picture import Picture
 from camlucida.images.preprocess import Preprocess, View
-from camlucida.metrics.localization import Mode
 
 PROTOCOL_HW = (224, 224)
 """The public benchmark looks at pictures, maps and truth at this size."""
@@ -104,68 +105,50 @@ def explained(
     """
     needed = sorted({label for record in records for label in record.example.labels})
     ids: dict[int, int] | None = None
-    if explainer.labels is not None:  # said before any picture is read
-        ids = class_ids(classes, needed, explainer.labels, len(explainer.labels))
+    if explainer.class_names is not None:  # said before any picture is read
+        ids = class_ids(classes, needed, explainer.class_names, len(explainer.class_names))
 
-    def prepare(item: tuple[int, Record]) -> tuple[int, Record, Picture, tuple[NDArray[np.float32], View]]:
-        index, record = item
-        picture = record.example.read()
-        return index, record, picture, explainer.preprocess(picture.pixels)
+    def read(item: tuple[int, Record]) -> Picture:
+        return item[1].example.read()
 
-    ready: list[tuple[int, Record, Picture, tuple[NDArray[np.float32], View]]] = []
-    size = HELD
-
-    def finished() -> list[Explained]:
-        nonlocal ids
-        made, ids = _explained(explainer, classes, needed, ready, ids)
-        ready.clear()
-        return made
-
-    def most() -> int:
-        return min(batch + 1, 1 + HELD // size)
-
-    for future, record in zip(ahead(prepare, enumerate(records), most), records, strict=True):
-        try:
-            one = future.result()
-        except ImageError as error:
-            on_error(f"{record.example.id}: {error}")
-            continue
-        size = one[2].pixels.nbytes
-        ready.append(one)
-        if len(ready) == batch or sum(each[2].pixels.nbytes for each in ready) >= HELD:
-            yield finished()
-    if ready:
-        yield finished()
+    batches = prepared_batches(
+        enumerate(records), read, explainer.preprocess, batch=batch,
+        on_error=lambda item, error: on_error(f"{item[1].example.id}: {error}"),
+    )  # fmt: skip
+    with closing(batches):
+        for prepared in batches:
+            if ids is None:  # found with the first image where the model has no names
+                width = explainer.runner.predict(prepared[0].values[None]).shape[1]
+                ids = class_ids(classes, needed, None, width)
+            yield _explained(explainer, classes, ids, prepared)
 
 
 def _explained(
     explainer: Explainer,
     classes: Sequence[str],
-    needed: Iterable[int],
-    ready: Sequence[tuple[int, Record, Picture, tuple[NDArray[np.float32], View]]],
-    ids: dict[int, int] | None,
-) -> tuple[list[Explained], dict[int, int]]:
-    """One batch; the classes' ids are found with the first one where the model has no names."""
-    if ids is None:
-        width = explainer.runner.predict(ready[0][3][0][None]).shape[1]
-        ids = class_ids(classes, needed, None, width)
-    labels = [record.example.labels for _, record, _, _ in ready]
+    ids: Mapping[int, int],
+    prepared: Sequence[PreparedImage[tuple[int, Record]]],
+) -> list[Explained]:
+    """One batch."""
+    labels = [one.item[1].example.labels for one in prepared]
     most = max(map(len, labels))
     asked = np.array([[ids[one] for one in (*row, *row[:1] * (most - len(row)))] for row in labels], np.int64)
-    found = explainer.explain_prepared([one[2] for one in ready], [one[3] for one in ready], asked)
+    found = explainer.explain_prepared(prepared, asked)
     if found.maps.ndim != 4:
         raise CamlucidaError(f"evaluate: expected maps over pictures, h×w, got a grid {found.grid}")
     made = []
-    for i, (index, record, picture, (_, view)) in enumerate(ready):
+    for i, one in enumerate(prepared):
+        index, record = one.item
         own = record.example.labels
         made.append(
             Explained(
-                index, record, picture, view, own, tuple(ranks_of(found.logits[i], [ids[one] for one in own])),
+                index, record, one.picture, one.view, own,
+                tuple(ranks_of(found.logits[i], [ids[label] for label in own])),
                 found.maps[i, : len(own)], tuple(found.probabilities[i, : len(own)].tolist()),
-                _likeliest(found.logits[i], explainer.labels or classes),
+                _likeliest(found.logits[i], explainer.class_names or classes),
             )
         )  # fmt: skip
-    return made, ids
+    return made
 
 
 def _likeliest(logits: NDArray[np.float32], labels: Sequence[Any]) -> str:

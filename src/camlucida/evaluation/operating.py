@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.boxes.calibration import Calibration, calibrate
+from camlucida.boxes.overlaps import Mode, Parts
 from camlucida.errors import DataError
 from camlucida.evaluation.maps import explained, laid, preprocess_for, size_for
 from camlucida.explainer import Explainer
-from camlucida.metrics.localization import Mode, Parts
 from camlucida.models import open_model
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from camlucida.explainer import ModelLike
     from camlucida.methods.registry import Compute
     from camlucida.pytorch.stages import Layers
-    from camlucida.runners.tta import Views
+    from camlucida.runners.tta import TTA
 
 Item = tuple[NDArray[np.float32], NDArray[Any]]
 
@@ -33,7 +33,7 @@ def calibrated(
     *,
     method: str | Compute = "cam",
     layer: Layers = None,
-    views: Views = "one",
+    tta: TTA = "one",
     mode: Mode = "exact",
     boxes: bool = True,
     parts: Parts = "largest",
@@ -47,7 +47,7 @@ def calibrated(
         dataset: the pictures to choose on: a validation split (``dataset.split("val")``), never the one evaluated.
         method: of the maps.
         layer: of the maps.
-        views: the maps as means over views of each picture (see ``explain``).
+        tta: the maps as means over flips and turns of each picture (see ``explain``).
         mode: how overlaps are counted and pictures seen, as in ``evaluate``.
         boxes: choose with the true boxes; False: with pseudo-boxes, no truth is looked at.
         parts: "largest" or "all".
@@ -59,7 +59,7 @@ def calibrated(
     """
     opened = open_model(model)
     preprocess = preprocess_for(opened.preprocess, mode)
-    explainer = Explainer(opened, method=method, layer=layer, preprocess=preprocess, views=views)
+    explainer = Explainer(opened, method=method, layer=layer, preprocess=preprocess, tta=tta)
     records = [one for one in dataset.records if one.example.labels and (not boxes or len(one.truth.boxes))]
     if not records:
         wanted = "box" if boxes else "label"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from camlucida.boxes.calibration import Calibration
 from camlucida.boxes.guesses import guesses_of_rank
 from camlucida.boxes.localize import iou
+from camlucida.boxes.overlaps import Mode
 from camlucida.data.record import Truth
 from camlucida.evaluation.accuracy import Accuracy, PerClass
 from camlucida.evaluation.centre_baselines import centre_map, centre_overlaps, counted
@@ -35,7 +36,6 @@ from camlucida.metrics import (
     PxAP,
     part_overlaps,
 )
-from camlucida.metrics.localization import Mode
 
 Counters = dict[str, dict[str, NDArray[Any]]]
 

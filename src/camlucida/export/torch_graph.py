@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from camlucida.errors import ExportError, MissingExtraError, ModelError
 from camlucida.export.surgery import Found
 from camlucida.images.preprocess import Preprocess
-from camlucida.methods.registry import find_method
 from camlucida.models import Model, open_model
 from camlucida.onnx.graph import first_line, outputs_of, session
+from camlucida.pytorch.engine import TorchEngine
 from camlucida.pytorch.split import logits_in
 from camlucida.pytorch.state import evaluating
 from camlucida.pytorch.with_maps import WithMaps, with_maps
-from camlucida.runners.torch_runner import TorchRunner
 from camlucida.targets import Activation
 
 PARITY = 1e-4
@@ -116,22 +115,21 @@ def trace(source: str, size_hw: tuple[int, int] | None, scratch: Path) -> Traced
         MissingExtraError: onnxscript is not installed.
     """
     model = open_model(source)
-    runner = model.runner(find_method("gradcam"), None)  # a method of torch's own, so that the network itself is seen
-    if not isinstance(runner, TorchRunner):
+    net = model.module
+    if net is None:
         raise ExportError(f"{source}: no PyTorch model and no ONNX file, so there is nothing to export")
-    net = runner.engine.model
     height, width = size_hw or model.preprocess.size_hw
     example = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     path = scratch / "traced.onnx"
     with torch.no_grad(), evaluating(net):
         try:
             both = with_maps(net, example)
-            activation = runner.facts(example).activation
+            activation = TorchEngine(net).prepare(example)[-1].activation
         except ModelError as error:
             raise ExportError(f"{source}: {error}") from error
         _export(source, net, example, "logits" if activation is None else "probabilities", path)
     return Traced(
-        path, source, both, model.labels, model.preprocess, _calibration(model), model.activation, _sha256(net)
+        path, source, both, model.class_names, model.preprocess, _calibration(model), model.activation, _sha256(net)
     )
 
 

@@ -17,6 +17,7 @@ from camlucida.drawing import overlay as draw
 from camlucida.errors import CamlucidaError, MethodError
 from camlucida.explainer import Explainer
 from camlucida.explanation import Explanation
+from camlucida.images.batches import PreparedImage
 from camlucida.images.picture import Picture
 from camlucida.results.picture_record import number
 from camlucida.targets import Classes
@@ -72,10 +73,10 @@ def compare(picture: Picture, model: ModelLike, methods: Sequence[str], classes:
             explainer = Explainer(opened, method=name)
             if plain is None:
                 plain = _seconds_of_plain_pass(explainer, picture)
-            prepared = [explainer.preprocess(picture.pixels)]
-            explainer.explain_prepared([picture], prepared, classes)  # finds the split, warms up
+            prepared = [PreparedImage(None, picture, *explainer.preprocess(picture.pixels))]
+            explainer.explain_prepared(prepared, classes)  # finds the split, warms up
             begun = time.perf_counter()
-            made = explainer.explain_prepared([picture], prepared, classes)
+            made = explainer.explain_prepared(prepared, classes)
             rows.append(Row(name, made, (time.perf_counter() - begun) / plain))
         except CamlucidaError as error:
             rows.append(Row(name, None, np.nan, str(error)))

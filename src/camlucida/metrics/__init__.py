@@ -3,16 +3,9 @@
 Their counters are plain arrays in `metric.counters`, so one metric serves a loop, several processes, or a cluster.
 """
 
+from camlucida.boxes.overlaps import box_overlaps, part_overlaps
 from camlucida.metrics.accumulate import Metric
-from camlucida.metrics.localization import (
-    BoxAccuracy,
-    Localization,
-    LocalizationScores,
-    MaxBoxAcc,
-    PxAP,
-    box_overlaps,
-    part_overlaps,
-)
+from camlucida.metrics.localization import BoxAccuracy, Localization, LocalizationScores, MaxBoxAcc, PxAP
 from camlucida.metrics.mosaic import GridPointing
 from camlucida.metrics.overlap import BestLocalization, BoxExtents, Extents, MaskIoU, MaxLocalization, MaxMaskIoU
 from camlucida.metrics.pointing import EnergyPointing, PointingGame

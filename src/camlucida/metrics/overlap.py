@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from camlucida.boxes.localize import as_boxes, iou
+from camlucida.boxes.overlaps import THRESHOLDS
 from camlucida.boxes.thresholds import STEPS, fine_levels
 from camlucida.errors import CamlucidaError
 from camlucida.metrics._inputs import as_classes, as_heatmaps, as_mask, as_overlap, check_count, ranks
 from camlucida.metrics.accumulate import Metric, seen
-from camlucida.metrics.localization import THRESHOLDS
 
 _LEVELS = (THRESHOLDS * 255).astype(np.int64) + 1
 

@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from camlucida.errors import ModelError
-from camlucida.images.preprocess import Preprocess
-from camlucida.methods.registry import Method
-from camlucida.runners.runner import Runner
-from camlucida.targets import Activation
+from camlucida.models.model import Model
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
-    """An opened classifier, whatever runs it.
-
-    Attributes:
-        name: for people and manifests.
-        runner: makes the engine for a method (and a layer, where the engine has layers).
-        preprocess: how pictures become inputs.
-        labels: names of the classes, if known.
-        activation: how logits become probabilities, if the source says.
-        note: what a user should be told with every result.
-        calibration: how boxes and masks are made of its maps (``calibrate.Calibration``), if that was stored with it.
-    """
-
-    name: str
-    runner: Callable[[Method, Any], Runner]
-    preprocess: Preprocess
-    labels: tuple[str, ...] | None = None
-    activation: Activation | None = None
-    note: str = ""
-    calibration: Any = None
-
-
 @dataclass(frozen=True)
-class Source:
-    """A kind of place that models come from: how its names look, what it is, and ``module:function`` that opens one."""
+class ModelSource:
+    """Where models come from: how its names look, what it is, and this package's ``module:function`` that opens one."""
 
     pattern: str
     summary: str
@@ -60,15 +34,17 @@ class Source:
         return name.endswith(self.pattern.removeprefix("FILE")) if self.pattern.startswith("FILE") else name == "demo"
 
 
+__all__ = ["SOURCES", "Model", "ModelSource", "known_sources", "open_model"]
+
 SOURCES = (
-    Source("demo", "the bundled demonstration model; no PyTorch needed", "camlucida.models.onnx_file:open_demo"),
-    Source("timm:NAME", "a timm model with its weights [zoo]", "camlucida.models.zoo:open_timm"),
-    Source("torchvision:NAME", "a torchvision model with its weights [zoo]", "camlucida.models.zoo:open_torchvision"),
-    Source("hf:NAME", "a Hugging Face image classifier, by hub name or folder [zoo]", "camlucida.models.zoo:open_hf"),
-    Source("FILE.py:FUNCTION", "a function of your own that returns an nn.Module",
-           "camlucida.models.torch_module:open_file"),
-    Source("RUN/", "the folder of a training run (camlucida train) [train]", "camlucida.training.run_folder:open_run"),
-    Source("FILE.onnx", "an ONNX classifier, with maps or without", "camlucida.models.onnx_file:open_onnx"),
+    ModelSource("demo", "the bundled demonstration model; no PyTorch needed", "models.onnx_file:open_demo"),
+    ModelSource("timm:NAME", "a timm model with its weights [zoo]", "models.zoo:open_timm"),
+    ModelSource("torchvision:NAME", "a torchvision model with its weights [zoo]", "models.zoo:open_torchvision"),
+    ModelSource("hf:NAME", "a Hugging Face image classifier, by hub name or folder [zoo]", "models.zoo:open_hf"),
+    ModelSource("FILE.py:FUNCTION", "a function of your own that returns an nn.Module",
+                "models.torch_module:open_file"),
+    ModelSource("RUN/", "the folder of a training run (camlucida train) [train]", "training.run_folder:open_run"),
+    ModelSource("FILE.onnx", "an ONNX classifier, with maps or without", "models.onnx_file:open_onnx"),
 )  # fmt: skip
 """Add your own: a line here, and its opener ``(name) -> Model``."""
 
@@ -107,9 +83,9 @@ def open_model(
     for source in SOURCES:
         if source.claims(name):
             module, _, function = source.opener.partition(":")
-            if module != "camlucida.models.onnx_file":
+            if module != "models.onnx_file":
                 _refuse(engine, name)
-            opened: Model = getattr(importlib.import_module(module), function)(name, **engine)
+            opened: Model = getattr(importlib.import_module(f"camlucida.{module}"), function)(name, **engine)
             return opened
     raise ModelError(f"{name}: no such kind of model; expected one of {', '.join(known_sources())}")
 

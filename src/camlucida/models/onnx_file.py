@@ -12,8 +12,8 @@ from typing import Any, cast, get_args
 from camlucida.errors import CamlucidaError, MethodError, MissingExtraError, ModelError
 from camlucida.images.preprocess import Preprocess
 from camlucida.methods.registry import Method
-from camlucida.models import Model
-from camlucida.onnx.session import WITHOUT_GRADIENTS, Network, content_of
+from camlucida.models.model import Model
+from camlucida.onnx.session import WITHOUT_GRADIENTS, OnnxSession, content_of
 from camlucida.runners.onnx_maps import OnnxRunner
 from camlucida.runners.runner import Runner
 from camlucida.targets import Activation
@@ -62,8 +62,8 @@ def open_onnx(name: str, *, providers: Sequence[str] | None = None, threads: int
 def _open(
     read: Callable[[], bytes], name: str, note: str, providers: Sequence[str] | None, threads: int | None
 ) -> Model:
-    network = Network(read(), name, providers=providers, threads=threads)
-    labels = _json(network.metadata.get("labels"), name, "labels")
+    network = OnnxSession(read(), name, providers=providers, threads=threads)
+    class_names = _json(network.metadata.get("labels"), name, "labels")
     fields = _json(network.metadata.get("preprocess"), name, "preprocess")
     own = OnnxRunner(network) if "maps" in network.outputs else None
     output = "logits" if own is not None else scores_of(network)
@@ -92,19 +92,19 @@ def _open(
             raise MissingExtraError("PyTorch", "torch") from error
         return OnnxMethods(classifier(), method)
 
-    if labels is not None:
+    if class_names is not None:
         classes = own.classes if own is not None else _classes(network, output)
-        named = isinstance(labels, list) and all(isinstance(each, str) for each in labels)
-        if not named or len(labels) not in ({classes} if classes > 1 else {1, 2}):
+        named = isinstance(class_names, list) and all(isinstance(each, str) for each in class_names)
+        if not named or len(class_names) not in ({classes} if classes > 1 else {1, 2}):
             raise ModelError(f"{name}: its metadata 'labels' is not a list of {classes} names")
     return Model(
-        name, runner, _preprocess(fields, network, name), tuple(labels) if labels else None,
+        name, runner, _preprocess(fields, network, name), tuple(class_names) if class_names else None,
         _activation(network.metadata.get("activation"), name), note,
-        _calibration(_json(network.metadata.get("calibration"), name, "calibration"), name),
+        _calibration(_json(network.metadata.get("calibration"), name, "calibration"), name), session=network,
     )  # fmt: skip
 
 
-def scores_of(network: Network) -> str:
+def scores_of(network: OnnxSession) -> str:
     """Which output of a classifier says something of the classes: ``logits``, else the first that looks like (N, K).
 
     Raises:
@@ -122,7 +122,7 @@ def scores_of(network: Network) -> str:
     raise ModelError(f"{network.name}: none of its outputs is of shape (pictures, classes): {shown}")
 
 
-def _classes(network: Network, output: str) -> int:
+def _classes(network: OnnxSession, output: str) -> int:
     """How many classes an output has, by its shape, or else by what it gives for black pictures."""
     shape = network.outputs[output]
     if len(shape) > 1 and isinstance(shape[1], int):
@@ -163,7 +163,7 @@ def _calibration(fields: Any, name: str) -> Any:
         raise ModelError(f"{name}: its metadata 'calibration' does not describe one ({error})") from error
 
 
-def _preprocess(fields: Any, network: Network, name: str) -> Preprocess:
+def _preprocess(fields: Any, network: OnnxSession, name: str) -> Preprocess:
     if fields is None:
         return Preprocess(network.input_hw or (224, 224), crop_fraction=0.875)
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from camlucida.errors import MissingExtraError, ModelError
 from camlucida.images.preprocess import Fit, Interpolation, Preprocess
 from camlucida.methods.registry import Method
-from camlucida.models import Model
+from camlucida.models.model import Model
 from camlucida.runners.runner import Runner
 
 if TYPE_CHECKING:
@@ -23,15 +23,15 @@ IMAGENET_224 = Preprocess((224, 224), crop_fraction=224 / 256)
 def wrap(
     module: nn.Module,
     name: str | None = None,
-    labels: tuple[str, ...] | None = None,
+    class_names: tuple[str, ...] | None = None,
     preprocess: Preprocess | None = None,
 ) -> Model:
-    """A module as a model. Preprocessing and labels come from the module where it carries them.
+    """A module as a model. Preprocessing and class names come from the module where it carries them.
 
     Args:
         module: any classifier.
         name: None takes the class's.
-        labels: None takes ``config.id2label`` (Hugging Face) where there is one.
+        class_names: None takes ``config.id2label`` (Hugging Face) where there is one.
         preprocess: None takes timm's ``pretrained_cfg`` where there is one, else ImageNet's usual at 224 pixels.
     """
     runner = runner_of(module)
@@ -39,7 +39,8 @@ def wrap(
         name or type(module).__name__,
         runner,
         preprocess or timm_preprocess(getattr(module, "pretrained_cfg", None)) or IMAGENET_224,
-        labels or _hf_labels(getattr(module, "config", None)),
+        class_names or _hf_labels(getattr(module, "config", None)),
+        module=module,
     )
 
 

@@ -1,4 +1,4 @@
-"""Models of timm, torchvision and Hugging Face, with their weights, labels and preprocessing."""
+"""Models of timm, torchvision and Hugging Face, with their weights, class names and preprocessing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from camlucida.errors import MissingExtraError, ModelError
 from camlucida.images.preprocess import Preprocess
-from camlucida.models import Model
+from camlucida.models.model import Model
 from camlucida.models.torch_module import timm_preprocess, wrap
 
 
@@ -23,11 +23,11 @@ def open_timm(name: str) -> Model:
     bare = name.removeprefix("timm:")
     module = _opened(name, lambda: timm.create_model(bare, pretrained=True))
     config = _opened(name, lambda: timm.data.resolve_data_config(model=module))
-    labels = None
+    class_names = None
     if getattr(module, "num_classes", 0) == 1000:
         info = timm.data.ImageNetInfo()
-        labels = tuple(info.index_to_description(i) for i in range(1000))
-    return wrap(module, name, labels, timm_preprocess(config))
+        class_names = tuple(info.index_to_description(i) for i in range(1000))
+    return wrap(module, name, class_names, timm_preprocess(config))
 
 
 def open_torchvision(name: str) -> Model:

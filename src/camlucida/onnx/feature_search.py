@@ -16,7 +16,7 @@ from torch import Tensor
 from camlucida.errors import FeaturesNotFoundError
 from camlucida.onnx.extra import onnx
 from camlucida.onnx.graph_cut import Route, behind, showing, sizes_read
-from camlucida.onnx.session import Network
+from camlucida.onnx.session import OnnxSession
 from camlucida.pytorch.cell_places import in_place, look, sharp
 from camlucida.pytorch.grid import Layout, candidates
 
@@ -42,8 +42,8 @@ class Cut:
     value: str
     shape: tuple[int, ...]
     layout: Layout
-    body: Network
-    head: Network
+    body: OnnxSession
+    head: OnnxSession
     sizes: tuple[str, ...]
 
     def run(self, batch: NDArray[Any]) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
@@ -51,7 +51,7 @@ class Cut:
         return self.body.run([self.value], batch)[0], _sizes_of(self.body, self.sizes, batch)
 
 
-def find_cut(network: Network, route: Route, batch: Tensor) -> Cut:
+def find_cut(network: OnnxSession, route: Route, batch: Tensor) -> Cut:
     """The last value that everything passes through, whose grid the logits read at more than one cell.
 
     Args:
@@ -91,7 +91,7 @@ class _Spot:
     """A value on the way to the logits, as the search looks at it."""
 
     route: Route
-    body: Network
+    body: OnnxSession
     name: str
     sizes: tuple[str, ...]
     array: NDArray[Any]
@@ -112,7 +112,7 @@ class _Spot:
         return Cut(self.name, self.array.shape[1:], layout, body, self._head, self.sizes)
 
     @cached_property
-    def _head(self) -> Network:
+    def _head(self) -> OnnxSession:
         kinds = {name: self.body.types[name] for name in (self.name, *self.sizes)}  # tensor(float), tensor(int64)
         types = {name: onnx.TensorProto.DataType.Value(kind[7:-1].upper()) for name, kind in kinds.items()}
         content = behind(self.route, self.name, self.array.ndim, self.body.batch, types)
@@ -143,7 +143,7 @@ class _Spot:
         return torch.from_numpy(self._head.run([self.route.logits], value.numpy(), self._given)[0])
 
 
-def _sizes_of(body: Network, names: Sequence[str], batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+def _sizes_of(body: OnnxSession, names: Sequence[str], batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """Values that depend on sizes alone, from as many inputs as the head is to see at once."""
     if not names:
         return {}

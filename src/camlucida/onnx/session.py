@@ -135,7 +135,7 @@ def _why_unreadable(error: str) -> str:
     return f"not a readable ONNX model ({first})"
 
 
-class Network:
+class OnnxSession:
     """An ONNX graph whose one input are pictures, run on batches of any size. Safe to call from several threads.
 
     Args:
@@ -193,9 +193,9 @@ class Network:
             (int(sides[0]), int(sides[1])) if len(sides) == 2 and all(map(_fixed, sides)) else None
         )
 
-    def other(self, content: bytes, beside: Sequence[str] = ()) -> Network:
+    def other(self, content: bytes, beside: Sequence[str] = ()) -> OnnxSession:
         """Another graph, on the same device; see the class."""
-        return Network(content, self.name, providers=self.providers, threads=self.threads, beside=beside)
+        return OnnxSession(content, self.name, providers=self.providers, threads=self.threads, beside=beside)
 
     def blank(self) -> NDArray[np.float32]:
         """Black inputs of a shape that the graph takes, at 224 pixels where it takes any; as few as it takes."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.boxes import localize
-from camlucida.explanation import Explanation
 from camlucida.images.ahead import WORKERS, ahead
+
+if TYPE_CHECKING:
+    from camlucida.explanation import Explanation
 
 Record = dict[str, Any]
 

@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -21,10 +21,12 @@ import numpy as np
 import camlucida
 from camlucida.drawing import overlay as draw
 from camlucida.errors import OutputError
-from camlucida.explanation import Explanation
 from camlucida.images.ahead import HELD, ahead
 from camlucida.images.picture import shown
 from camlucida.results.picture_record import Record, class_record, joined
+
+if TYPE_CHECKING:
+    from camlucida.explanation import Explanation
 
 PENDING = 16
 """Pictures that may wait to be drawn; more would only fill memory."""

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import ModelError, TargetError
-from camlucida.onnx.session import Network
-from camlucida.runners.runner import Facts, Maps
+from camlucida.onnx.session import OnnxSession
+from camlucida.runners.runner import Facts, MapBatch
 from camlucida.targets import Classes, Targets, choose
 
 
@@ -30,7 +30,7 @@ class OnnxRunner:
         ModelError: it has not those outputs.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: OnnxSession) -> None:
         self.network = network
         self.name, self.metadata = network.name, network.metadata
         outputs = network.outputs
@@ -45,30 +45,30 @@ class OnnxRunner:
         self.top: int | None = bias.shape[1] if "top_ids" in outputs and self.classes > 1 else None
         self._bias: NDArray[np.float32] = np.asarray(bias, np.float32).reshape(-1)[: self.classes]
 
-    def explain(self, batch: Any, classes: Classes, labels: Sequence[str] | None) -> Maps:
+    def explain(self, batch: Any, classes: Classes, class_names: Sequence[str] | None) -> MapBatch:
         """One run; the asked classes' maps, or linear combinations of them."""
         if self.top is not None:
-            return self._of_the_likeliest(np.asarray(batch), classes, labels)
+            return self._of_the_likeliest(np.asarray(batch), classes, class_names)
         logits, every = self.network.run(["logits", "maps"], np.asarray(batch))
-        targets = choose(classes, logits, labels)
+        targets = choose(classes, logits, class_names)
         facts = self._facts(every)
         if targets.everything:
             bias = np.broadcast_to(self._bias, logits.shape)
-            return Maps(logits, targets, logits, every, bias, facts)
+            return MapBatch(logits, targets, logits, every, bias, facts)
         if (targets.ids >= 0).all() and logits.shape[1] > 1:
             picked = np.take_along_axis(every, targets.ids[:, :, None, None], 1)
-            return Maps(
+            return MapBatch(
                 logits, targets, np.take_along_axis(logits, targets.ids, 1), picked, self._bias[targets.ids], facts
             )
         weights = targets.weights if targets.weights is not None else self._weights_of(targets, logits)
         maps = np.einsum("btk,bkyx->btyx", weights, every)
         constant = np.asarray(targets.of(np.zeros_like(logits))) if targets.weights is None else 0.0
-        return Maps(logits, targets, np.asarray(targets.of(logits)), maps, weights @ self._bias + constant, facts)
+        return MapBatch(logits, targets, np.asarray(targets.of(logits)), maps, weights @ self._bias + constant, facts)
 
-    def _of_the_likeliest(self, batch: NDArray[Any], classes: Classes, labels: Sequence[str] | None) -> Maps:
-        """Maps of asked classes that are among each picture's likeliest; the file has no others."""
+    def _of_the_likeliest(self, batch: NDArray[Any], classes: Classes, class_names: Sequence[str] | None) -> MapBatch:
+        """MapBatch of asked classes that are among each picture's likeliest; the file has no others."""
         logits, some, bias, ids = self.network.run(["logits", "maps", "bias", "top_ids"], batch)
-        targets = choose(classes, logits, labels)
+        targets = choose(classes, logits, class_names)
         found = ids[:, None, :] == targets.ids[:, :, None]
         if targets.everything or not found.any(2).all():
             raise TargetError(
@@ -78,7 +78,7 @@ class OnnxRunner:
         place = found.argmax(2)
         maps = np.take_along_axis(some, place[:, :, None, None], 1)
         scores = np.take_along_axis(logits, targets.ids, 1)
-        return Maps(logits, targets, scores, maps, np.take_along_axis(bias, place, 1), self._facts(some))
+        return MapBatch(logits, targets, scores, maps, np.take_along_axis(bias, place, 1), self._facts(some))
 
     def predict(self, batch: Any) -> NDArray[np.float32]:
         """The logits of one run."""

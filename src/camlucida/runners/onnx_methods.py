@@ -20,9 +20,9 @@ from camlucida.errors import MethodError
 from camlucida.methods.registry import Method
 from camlucida.onnx.feature_search import Cut, find_cut
 from camlucida.onnx.graph_cut import Route, route_of, showing
-from camlucida.onnx.session import WITHOUT_GRADIENTS, Network
+from camlucida.onnx.session import WITHOUT_GRADIENTS, OnnxSession
 from camlucida.pytorch.engine import Pass
-from camlucida.runners.runner import Facts, Maps
+from camlucida.runners.runner import Facts, MapBatch
 from camlucida.targets import Activation, Classes, choose
 
 
@@ -51,7 +51,7 @@ class Classifier:
         MissingExtraError: onnx is not installed.
     """
 
-    def __init__(self, network: Network, content: bytes, output: str) -> None:
+    def __init__(self, network: OnnxSession, content: bytes, output: str) -> None:
         self.name = network.name
         self.route: Route = route_of(content, network.name, network.input, output)
         plain = self.route.logits in network.outputs
@@ -180,7 +180,7 @@ class OnnxMethods:
     def __init__(self, classifier: Classifier, method: Method) -> None:
         self.classifier, self.method = classifier, method
 
-    def explain(self, batch: Any, classes: Classes, labels: Sequence[str] | None) -> Maps:
+    def explain(self, batch: Any, classes: Classes, class_names: Sequence[str] | None) -> MapBatch:
         """One run, then the method, which may run the graph again.
 
         Raises:
@@ -190,13 +190,13 @@ class OnnxMethods:
             passed = OnnxPass(self.classifier, _tensor(batch), self._refuse)
             if self.method.name.startswith("dff") and passed.normalizes():
                 self._refuse("the statistics of the normalization behind the pooling held fixed")
-            targets = choose(classes, passed.logits, labels)
+            targets = choose(classes, passed.logits, class_names)
             made = self.method.compute(cast(Pass, passed), targets)  # it gets the part of one that it needs, or refuses
             scores = _array(targets.of(passed.logits) if made.scores is None else made.scores)
             missing = np.full(scores.shape, np.nan, np.float32)
             bias = missing if made.bias is None else _array(made.bias)
             facts = self._facts(passed.inputs, passed.logits.shape[1], tuple(made.maps.shape[2:]))
-            return Maps(_array(passed.logits), targets, scores, _array(made.maps), bias, facts)
+            return MapBatch(_array(passed.logits), targets, scores, _array(made.maps), bias, facts)
 
     def predict(self, batch: Any) -> NDArray[np.float32]:
         """Logits (B, K) of one run."""

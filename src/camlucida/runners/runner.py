@@ -32,7 +32,7 @@ class Facts:
 
 
 @dataclass(frozen=True, eq=False)
-class Maps:
+class MapBatch:
     """An engine's answer for one batch, as arrays (see ``Explanation`` for shapes and units).
 
     ``unit`` is the maps' where it is not the method's own.
@@ -50,8 +50,8 @@ class Maps:
 class Runner(Protocol):
     """A model that can explain batches of preprocessed inputs. Safe to call from several threads."""
 
-    def explain(self, batch: Any, classes: Classes, labels: Sequence[str] | None) -> Maps:
-        """Maps of the asked classes for a batch (B, C, *space): a float32 array, or a tensor where torch runs."""
+    def explain(self, batch: Any, classes: Classes, class_names: Sequence[str] | None) -> MapBatch:
+        """MapBatch of the asked classes for a batch (B, C, *space): a float32 array, or a tensor where torch runs."""
         ...
 
     def predict(self, batch: Any) -> NDArray[np.float32]:
@@ -63,14 +63,14 @@ class Runner(Protocol):
         ...
 
 
-def residuals(maps: Maps) -> NDArray[np.float32]:
+def residuals(maps: MapBatch) -> NDArray[np.float32]:
     """|Σ map + bias - score| / (max logit - min logit), (B, T); over |logit| for a single logit. NaN without a bias.
 
     Example:
         >>> one = np.ones((1, 1), np.float32)
         >>> targets = Targets(np.zeros((1, 1), np.int64), (("a",),))
         >>> facts = Facts("affine", "NCHW", (1, 2), 2, None)
-        >>> residuals(Maps(np.array([[2.0, 0.0]]), targets, 2 * one, np.full((1, 1, 1, 2), 0.5), 0.9 * one, facts))
+        >>> residuals(MapBatch(np.array([[2.0, 0.0]]), targets, 2 * one, np.full((1, 1, 1, 2), 0.5), 0.9 * one, facts))
         array([[0.05]], dtype=float32)
     """
     total = maps.maps.astype(np.float64).sum(tuple(range(2, maps.maps.ndim))) + maps.bias

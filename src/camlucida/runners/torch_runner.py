@@ -17,7 +17,7 @@ from camlucida.pytorch.head import DESCRIPTIONS
 from camlucida.pytorch.split import Split
 from camlucida.pytorch.stages import Layers
 from camlucida.pytorch.state import evaluating
-from camlucida.runners.runner import Facts, Maps
+from camlucida.runners.runner import Facts, MapBatch
 from camlucida.targets import Classes, choose
 
 
@@ -31,13 +31,13 @@ class TorchRunner:
         self.method = method
         self.engine = TorchEngine(model, layer)
 
-    def explain(self, batch: Any, classes: Classes, labels: Sequence[str] | None) -> Maps:
+    def explain(self, batch: Any, classes: Classes, class_names: Sequence[str] | None) -> MapBatch:
         """One pass a layer, then the method on what it left."""
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.engine.model):
             given = _tensor(batch)
             passed = self.engine.run(given)
             logits = _array(passed.logits)
-            targets = choose(classes, passed.logits, labels)
+            targets = choose(classes, passed.logits, class_names)
             maps, bias, explained = self.method.compute(passed, targets)
             splits, unit = self.engine.prepare(given) if self.engine.fuses else (passed.split,), ""
             if len(splits) > 1:
@@ -47,7 +47,9 @@ class TorchRunner:
             scores = _array(targets.of(passed.logits) if explained is None else explained)
             missing = np.full(scores.shape, np.nan, np.float32)
             facts = _facts(splits)
-            return Maps(logits, targets, scores, _array(maps), missing if bias is None else _array(bias), facts, unit)
+            return MapBatch(
+                logits, targets, scores, _array(maps), missing if bias is None else _array(bias), facts, unit
+            )
 
     def predict(self, batch: Any) -> NDArray[np.float32]:
         """A plain forward pass."""

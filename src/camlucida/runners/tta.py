@@ -1,4 +1,4 @@
-"""Maps averaged over mirrored and turned inputs: steadier than what a network says of one view."""
+"""MapBatch averaged over mirrored and turned inputs: steadier than what a network says of one view."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import MethodError
-from camlucida.runners.runner import Facts, Maps, Runner
+from camlucida.runners.runner import Facts, MapBatch, Runner
 from camlucida.targets import Classes
 
-Views = Literal["one", "flips", "dihedral"]
+TTA = Literal["one", "flips", "dihedral"]
 """The input as it is; and mirrored left to right; and both turned by 90, 180 and 270 degrees: 1, 2 or 8 inputs."""
 
-SIDES: dict[Views, tuple[tuple[int, bool], ...]] = {
+SIDES: dict[TTA, tuple[tuple[int, bool], ...]] = {
     "one": ((0, False),),
     "flips": ((0, False), (0, True)),
     "dihedral": tuple((turns, mirrored) for turns in range(4) for mirrored in (False, True)),
@@ -24,7 +24,7 @@ SIDES: dict[Views, tuple[tuple[int, bool], ...]] = {
 """Quarter turns, and whether mirrored after them, of each view; the upright one comes first."""
 
 
-def seen_from(runner: Runner, views: Views) -> Runner:
+def averaged(runner: Runner, tta: TTA) -> Runner:
     """A runner whose maps, bias and scores are means over views of each input; its cost is that of so many inputs.
 
     Every view's maps are turned back before the mean, so where ``map.sum() + bias`` is the score of one view, the mean
@@ -32,36 +32,36 @@ def seen_from(runner: Runner, views: Views) -> Runner:
 
     Args:
         runner: any engine.
-        views: see ``Views``; "dihedral" suits pictures without an up and a down, such as those taken from above or
+        tta: see ``TTA``; "dihedral" suits pictures without an up and a down, such as those taken from above or
             through a microscope.
 
     Raises:
-        MethodError: there are no such views.
+        MethodError: there is no such augmentation.
     """
-    if views not in get_args(Views):
-        raise MethodError(f"views: expected one of {', '.join(get_args(Views))}; got {views!r}")
-    return runner if views == "one" else _FromSides(runner, views)
+    if tta not in get_args(TTA):
+        raise MethodError(f"tta: expected one of {', '.join(get_args(TTA))}; got {tta!r}")
+    return runner if tta == "one" else _Averaged(runner, tta)
 
 
 @dataclass(frozen=True)
-class _FromSides:
-    """See ``seen_from``."""
+class _Averaged:
+    """See ``averaged``."""
 
     runner: Runner
-    views: Views
+    tta: TTA
 
-    def explain(self, batch: Any, classes: Classes, labels: Sequence[str] | None) -> Maps:
+    def explain(self, batch: Any, classes: Classes, class_names: Sequence[str] | None) -> MapBatch:
         """The upright view's logits; the means of all views' maps, bias and scores."""
-        turned = self.views == "dihedral"
+        turned = self.tta == "dihedral"
         if batch.ndim != 4 or (turned and batch.shape[2] != batch.shape[3]):
             wanted = "square pictures (B, C, S, S)" if turned else "pictures (B, C, H, W)"
-            raise MethodError(f"views: expected {wanted}, got {tuple(batch.shape)}; take fewer views")
-        upright = self.runner.explain(batch, classes, labels)
+            raise MethodError(f"tta: expected {wanted}, got {tuple(batch.shape)}; take fewer views")
+        upright = self.runner.explain(batch, classes, class_names)
         if isinstance(classes, int | np.integer):
             classes = upright.targets.ids
-        total, sides = _sums(upright), SIDES[self.views]
+        total, sides = _sums(upright), SIDES[self.tta]
         for turns, mirrored in sides[1:]:
-            made = self.runner.explain(seen(batch, turns, mirrored), classes, labels)
+            made = self.runner.explain(transformed(batch, turns, mirrored), classes, class_names)
             total = [a + b for a, b in zip(total, _sums(made, turns, mirrored), strict=True)]
         maps, bias, scores = ((part / len(sides)).astype(np.float32) for part in total)
         return replace(upright, maps=maps, bias=bias, scores=scores)
@@ -75,22 +75,22 @@ class _FromSides:
         return self.runner.facts(batch)
 
 
-def _sums(made: Maps, turns: int = 0, mirrored: bool = False) -> list[NDArray[np.float64]]:
+def _sums(made: MapBatch, turns: int = 0, mirrored: bool = False) -> list[NDArray[np.float64]]:
     """What is averaged, the maps as those of the upright view: maps, bias, scores."""
-    return [part.astype(np.float64) for part in (turned_back(made.maps, turns, mirrored), made.bias, made.scores)]
+    return [part.astype(np.float64) for part in (undone(made.maps, turns, mirrored), made.bias, made.scores)]
 
 
-def seen(batch: Any, turns: int, mirrored: bool) -> Any:
+def transformed(batch: Any, turns: int, mirrored: bool) -> Any:
     """A batch (B, C, H, W), array or tensor, turned by quarters and then mirrored."""
     view = _mirrored(_turned(batch, turns), mirrored)
     return np.ascontiguousarray(view) if isinstance(view, np.ndarray) else view
 
 
-def turned_back(maps: Any, turns: int, mirrored: bool) -> Any:
-    """Maps (B, T, h, w), array or tensor, of inputs so seen, laid as those of the upright ones.
+def undone(maps: Any, turns: int, mirrored: bool) -> Any:
+    """MapBatch (B, T, h, w), array or tensor, of inputs so seen, laid as those of the upright ones.
 
     >>> maps = np.arange(6.0).reshape(1, 1, 2, 3)
-    >>> all((turned_back(seen(maps, *side), *side) == maps).all() for side in SIDES["dihedral"])
+    >>> all((undone(transformed(maps, *side), *side) == maps).all() for side in SIDES["dihedral"])
     True
     """
     return _turned(_mirrored(maps, mirrored), -turns)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from camlucida.errors import TargetError
 from camlucida.serve.problems import ProblemError
-from camlucida.targets import find_class, label
+from camlucida.targets import class_name, find_class
 
 Encoding = Literal["float16", "png", "none"]
 Asked = int | Literal["all"] | tuple[int, ...]
@@ -68,7 +68,7 @@ class Names:
 
     def all(self) -> list[str]:
         """Every class's name, in the order of their ids."""
-        return [label(i, self.labels, self.width) for i in range(self.count)]
+        return [class_name(i, self.labels, self.width) for i in range(self.count)]
 
 
 def media_type(header: str | None) -> tuple[str, str]:

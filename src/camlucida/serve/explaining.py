@@ -19,7 +19,7 @@ from camlucida.explainer import Explainer
 from camlucida.images.picture import read
 from camlucida.images.preprocess import View
 from camlucida.runners.onnx_maps import OnnxRunner
-from camlucida.runners.runner import Maps, residuals
+from camlucida.runners.runner import MapBatch, residuals
 from camlucida.serve.answer import Row, answer
 from camlucida.serve.ask import Ask, Asked, Names, check_pixels, parse
 from camlucida.serve.body import RETRY
@@ -83,10 +83,10 @@ class Engine:
                 "requests may ask for any; export it again without --top"
             )
         blank = np.zeros((1, 3, *explainer.preprocess.size_hw), np.float32)
-        made = explainer.runner.explain(blank, 1, explainer.labels)
+        made = explainer.runner.explain(blank, 1, explainer.class_names)
         if made.maps.ndim != 4:
             raise ServeError(f"{explainer.model.name}: its maps lie over no picture; the server takes pictures only")
-        self.names = Names(made.logits.shape[1], explainer.labels)
+        self.names = Names(made.logits.shape[1], explainer.class_names)
         self.grid_hw = made.maps.shape[2:]
         self.activation: Activation = (
             explainer.activation or made.facts.activation or ("sigmoid" if self.names.width == 1 else "softmax")
@@ -236,7 +236,7 @@ class Engine:
             try:
                 values = np.stack([one.values for one in group])
                 classes = list(asked) if isinstance(asked, tuple) else asked
-                made = self.explainer.runner.explain(values, classes, self.explainer.labels)
+                made = self.explainer.runner.explain(values, classes, self.explainer.class_names)
                 residual = residuals(made)
             except Exception:  # the thread goes on: the next batch may be well
                 logger.exception("the model failed")
@@ -248,7 +248,7 @@ class Engine:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def _write(self, one: Ready, made: Maps, residual: NDArray[np.float32], i: int) -> None:
+    def _write(self, one: Ready, made: MapBatch, residual: NDArray[np.float32], i: int) -> None:
         result: bytes | ProblemError | None = None
         try:
             if not one.job.gone:
@@ -260,7 +260,7 @@ class Engine:
             result = ProblemError(500, UNEXPECTED)
         self._finish(one.job, result)
 
-    def _answer(self, one: Ready, made: Maps, residual: NDArray[np.float32], i: int) -> bytes:
+    def _answer(self, one: Ready, made: MapBatch, residual: NDArray[np.float32], i: int) -> bytes:
         columns = self._columns(one.ask.classes, made.scores[i]) if self._everything else np.arange(made.maps.shape[1])
         ids = made.targets.ids[i, columns]
         row = Row(made.logits[i], ids, tuple(self._all_names[k] for k in ids), made.scores[i, columns],

@@ -16,8 +16,7 @@ from camlucida.data.record import Example, Record
 from camlucida.errors import TrainingError
 from camlucida.images.preprocess import View
 from camlucida.pytorch.state import evaluating
-from camlucida.runners import tta as views
-from camlucida.runners.tta import SIDES, Views
+from camlucida.runners.tta import SIDES, TTA, transformed, undone
 from camlucida.training.augment import Pixels
 from camlucida.training.config import Augment
 from camlucida.training.data import normalized, seen
@@ -29,7 +28,7 @@ BOXES = Calibration("minmax", threshold=0.5)
 
 _BATCH = 16
 _MOST_SIDE = 0.98  # of the picture: a box of all of it says nothing
-_SYMMETRIES: dict[Augment, Views] = {
+_SYMMETRIES: dict[Augment, TTA] = {
     "none": "one", "flips": "flips", "crops": "flips", "dihedral": "dihedral", "affine": "dihedral",
 }  # fmt: skip
 
@@ -51,9 +50,9 @@ def symmetric_maps(network: Network, images: Tensor, augment: Augment) -> tuple[
     logits, maps = [], []
     with torch.no_grad(), evaluating(network):
         for side in SIDES[_SYMMETRIES[augment]]:
-            answer, made = network.maps(views.seen(images, *side))
+            answer, made = network.maps(transformed(images, *side))
             logits.append(answer)
-            maps.append(views.turned_back(made, *side))
+            maps.append(undone(made, *side))
     return torch.stack(logits).mean(0), torch.stack(maps).mean(0)
 
 

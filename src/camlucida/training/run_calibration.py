@@ -41,7 +41,7 @@ def calibrate_run(folder: Path, records: Sequence[Record], guide: Guide = "auto"
     if guide == "boxes" and not boxed:
         raise TrainingError("calibrate: the validation split has no boxes; take pseudo")
     model = open_run(folder)
-    validation = Dataset("the validation split", tuple(model.labels or ()), labelled)
+    validation = Dataset("the validation split", tuple(model.class_names or ()), labelled)
     found = calibrated(model, validation, boxes=boxed and guide != "pseudo")
     store_calibration(folder, found.to_dict())
     return found

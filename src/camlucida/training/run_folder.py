@@ -17,10 +17,10 @@ from camlucida.errors import CamlucidaError, MissingExtraError, ModelError, Trai
 from camlucida.images.picture import shown
 from camlucida.images.preprocess import Preprocess
 from camlucida.methods.registry import Method
-from camlucida.models import Model
+from camlucida.models.model import Model
 from camlucida.pytorch.state import evaluating
 from camlucida.results.saving import write_whole
-from camlucida.runners.runner import Facts, Maps, Runner
+from camlucida.runners.runner import Facts, MapBatch, Runner
 from camlucida.runners.torch_runner import TorchRunner
 from camlucida.targets import Classes, choose
 from camlucida.training.config import TrainConfig
@@ -169,7 +169,7 @@ def open_run(name: str | Path) -> Model:
     note = "" if run.state == "complete" else "its training is not finished: these are the best weights so far"
     return Model(
         shown(folder), runner, run.preprocess, run.classes, "sigmoid" if run.multi_label else "softmax", note,
-        _calibration(run),
+        _calibration(run), module=network,
     )  # fmt: skip
 
 
@@ -187,7 +187,7 @@ class OwnMaps:
     def __init__(self, network: Network, head: str) -> None:
         self.network, self.head = network, head
 
-    def explain(self, batch: Any, classes: Classes, labels: Sequence[str] | None) -> Maps:
+    def explain(self, batch: Any, classes: Classes, labels: Sequence[str] | None) -> MapBatch:
         """The maps of the asked classes, or of a score's linear combination of them."""
         values = _tensor(batch)
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.network):
@@ -198,13 +198,13 @@ class OwnMaps:
         targets = choose(classes, logits, labels)
         facts = self._facts(maps)
         if targets.everything:
-            return Maps(logits, targets, logits, maps, np.broadcast_to(bias, logits.shape), facts)
+            return MapBatch(logits, targets, logits, maps, np.broadcast_to(bias, logits.shape), facts)
         if targets.weights is None:
             raise ModelError("a run's own maps explain classes and their contrasts; for another score use a method "
                              "such as gradcam")  # fmt: skip
         weights = targets.weights
         combined = np.einsum("btk,bkyx->btyx", weights, maps)
-        return Maps(logits, targets, np.asarray(targets.of(logits)), combined, weights @ bias, facts)
+        return MapBatch(logits, targets, np.asarray(targets.of(logits)), combined, weights @ bias, facts)
 
     def predict(self, batch: Any) -> NDArray[np.float32]:
         """Logits (B, K) alone."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from camlucida.errors import CamlucidaError, MissingExtraError, TrainingError
-from camlucida.methods.registry import find_method
 from camlucida.models.torch_module import open_file, timm_preprocess
 from camlucida.pytorch.split import Split
 from camlucida.pytorch.stages import stages
@@ -191,7 +190,7 @@ def _candidates(config: TrainConfig) -> Any:
     elif kind == "torchvision":
         yield _torchvision(name, config), None
     elif kind.endswith(".py"):
-        yield open_file(config.backbone).runner(find_method("cam"), None).engine.model, None  # type: ignore[attr-defined]
+        yield open_file(config.backbone).module, None
     else:
         raise TrainingError(
             f"backbone: expected small, small:32-64-128, residual, timm:NAME, torchvision:NAME or FILE.py:FUNCTION, "

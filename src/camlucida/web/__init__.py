@@ -66,7 +66,7 @@ def write_site(out: Path, model: Path | None = None, *, runtime: Path | None = N
 def _described(model: Path | None) -> tuple[bytes, dict[str, Any]]:
     """A model's file, and what the page must know of it."""
     from camlucida.models.onnx_file import DEMO, open_demo, open_onnx
-    from camlucida.onnx.session import Network, content_of
+    from camlucida.onnx.session import OnnxSession, content_of
 
     name = "demo" if model is None else shown(model.name)
     again = f"{name}: %s; make one with camlucida export MODEL -o cam.onnx"
@@ -76,7 +76,7 @@ def _described(model: Path | None) -> tuple[bytes, dict[str, Any]]:
         content = content_of(model, shown(model))
     else:
         raise ExportError(again % "the page runs ONNX files")
-    network = Network(content, name)
+    network = OnnxSession(content, name)
     if not {"logits", "maps", "bias"} <= network.outputs.keys():
         raise ExportError(again % f"has outputs {', '.join(network.outputs)}, and the page needs logits, maps and bias")
     if network.batch not in (None, 1) or network.channels != 3:
@@ -97,7 +97,7 @@ def _described(model: Path | None) -> tuple[bytes, dict[str, Any]]:
         "channels_last": network.channels_last,
         "outputs": [one for one in ("logits", "maps", "bias", "top_ids") if one in network.outputs],
         "classes": max(width, 2),
-        "labels": list(opened.labels) if opened.labels else None,
+        "labels": list(opened.class_names) if opened.class_names else None,
         "preprocess": asdict(opened.preprocess),
         "activation": activation or ("sigmoid" if width == 1 else "softmax"),
         "note": "" if model is not None else "This is the demonstration model, which knows only everyday things.",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,10 @@ import pytest
 from PIL import Image
 
 import camlucida as cl
-from camlucida import explain_files as folder
+from camlucida import explainer as module
 from camlucida.errors import ImageError
-from camlucida.explain_files import explain_files
 from camlucida.images import ahead as ahead_module
-from camlucida.images.ahead import ahead
+from camlucida.images import batches as batches_module
 from camlucida.images.picture import Picture, read
 
 
@@ -40,77 +38,11 @@ def refuse(error: ImageError) -> None:
     raise AssertionError(f"no error was expected: {error}")
 
 
-# --- ahead ------------------------------------------------------------------------------------------------------------
-
-
-def test_results_come_in_order_however_long_each_takes() -> None:
-    def slow(number: int) -> int:
-        time.sleep(0.02 * (number % 3 == 0))
-        return number
-
-    assert [one.result() for one in ahead(slow, range(30), lambda: 5, workers=4)] == list(range(30))
-    assert list(ahead(slow, [], lambda: 5)) == []
-
-
-@pytest.mark.parametrize("most", [-1, 1, 2, 7])
-def test_no_more_than_asked_are_under_way(most: int) -> None:
-    taken, given = [0], 0
-
-    def items() -> Iterator[int]:
-        for number in range(40):
-            taken[0] += 1
-            yield number
-
-    for future in ahead(abs, items(), lambda: most, workers=3):
-        given += 1
-        assert taken[0] - given < max(1, most)
-        future.result()
-    assert given == 40
-
-
-def test_an_error_comes_where_its_item_stands() -> None:
-    futures = list(ahead(lambda number: 1 / number, [1, 0, 2], lambda: 2))
-    assert [futures[0].result(), futures[2].result()] == [1, 0.5]
-    with pytest.raises(ZeroDivisionError):
-        futures[1].result()
-
-
-@pytest.mark.parametrize("end", ["close", "drop", "items fail"])
-def test_a_cut_short_iteration_ends_its_threads(end: str) -> None:
-    before, begun = threading.active_count(), []
-
-    def work(number: int) -> int:
-        begun.append(number)
-        time.sleep(0.01)
-        return number
-
-    def items() -> Iterator[int]:
-        for number in range(1000):
-            if end == "items fail" and number == 20:
-                raise LookupError("no more")
-            yield number
-
-    results = ahead(work, items(), lambda: 10, workers=2)
-    next(results)
-    if end == "close":
-        results.close()
-    elif end == "drop":
-        del results
-    else:
-        with pytest.raises(LookupError, match="no more"):
-            list(results)
-    assert threading.active_count() == before
-    assert len(begun) <= 20
-
-
-# --- explain_files ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("batch", [1, 4, 11, 50])
 def test_the_order_is_that_of_the_files_and_batches_change_nothing(
     explainer: cl.Explainer, paths: list[Path], batch: int
 ) -> None:
-    parts = list(explain_files(explainer, iter(paths), 2, on_error=refuse, batch=batch))
+    parts = list(explainer.stream(iter(paths), 2, on_error=refuse, batch=batch))
     assert [len(part) for part in parts] == [min(batch, 11 - start) for start in range(0, 11, batch)]
     alone = explainer(paths, 2)
     assert [picture.source for part in parts for picture in part.pictures] == [str(path) for path in paths]
@@ -130,7 +62,7 @@ def test_errors_are_told_in_order_in_the_callers_thread(
         told.append((str(error).partition(":")[0], threading.current_thread() is threading.main_thread()))
 
     mixed = [tmp_path / "bad.png", *paths[:5], tmp_path / "gone.png", *paths[5:], tmp_path]
-    parts = list(explain_files(explainer, mixed, on_error=on_error, batch=3))
+    parts = list(explainer.stream(mixed, on_error=on_error, batch=3))
     assert told == [(str(tmp_path / "bad.png"), True), (str(tmp_path / "gone.png"), True), (str(tmp_path), True)]
     assert [len(part) for part in parts] == [3, 3, 3, 2]
     assert [picture.source for part in parts for picture in part.pictures] == [str(path) for path in paths]
@@ -138,9 +70,9 @@ def test_errors_are_told_in_order_in_the_callers_thread(
 
 def test_only_bad_files(explainer: cl.Explainer, tmp_path: Path) -> None:
     told: list[ImageError] = []
-    assert list(explain_files(explainer, [tmp_path] * 40, on_error=told.append)) == []
+    assert list(explainer.stream([tmp_path] * 40, on_error=told.append)) == []
     assert len(told) == 40
-    assert list(explain_files(explainer, [], on_error=refuse)) == []
+    assert list(explainer.stream([], on_error=refuse)) == []
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
@@ -155,7 +87,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
             most[0] = max(most[0], len(alive))
         return picture
 
-    monkeypatch.setattr(folder, "read", counting)
+    monkeypatch.setattr(module, "read", counting)
     return lambda: most[0]
 
 
@@ -163,7 +95,7 @@ def test_few_pictures_are_in_memory_at_a_time(
     explainer: cl.Explainer, paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = counted(monkeypatch)
-    seen = sum(len(part) for part in explain_files(explainer, paths * 12, on_error=refuse, batch=4))
+    seen = sum(len(part) for part in explainer.stream(paths * 12, on_error=refuse, batch=4))
     assert seen == 132
     assert most() <= 3 * 4 + ahead_module.WORKERS  # one batch held by the caller, one in the model, one ahead
 
@@ -172,8 +104,8 @@ def test_large_pictures_come_in_small_batches(
     explainer: cl.Explainer, paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = counted(monkeypatch)
-    monkeypatch.setattr(folder, "HELD", 2 * 30 * 40 * 3)  # of 11 pictures of 3600 to 4500 bytes
-    parts = list(map(len, explain_files(explainer, paths * 5, on_error=refuse, batch=50)))
+    monkeypatch.setattr(batches_module, "HELD", 2 * 30 * 40 * 3)  # of 11 pictures of 3600 to 4500 bytes
+    parts = list(map(len, explainer.stream(paths * 5, on_error=refuse, batch=50)))
     assert sum(parts) == 55
     assert max(parts) == 2
     assert most() <= 3 * 3 + ahead_module.WORKERS
@@ -183,8 +115,8 @@ def test_a_consumer_that_stops_stops_the_reading(
     explainer: cl.Explainer, paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, looked = threading.active_count(), []
-    monkeypatch.setattr(folder, "read", lambda path: looked.append(path) or read(path))
-    explained = explain_files(explainer, paths * 100, on_error=refuse, batch=2)
+    monkeypatch.setattr(module, "read", lambda path: looked.append(path) or read(path))
+    explained = explainer.stream(paths * 100, on_error=refuse, batch=2)
     next(explained)
     explained.close()
     assert threading.active_count() == before
@@ -199,12 +131,12 @@ def test_what_is_no_picture_error_is_not_hidden(
     def broken(path: str | Path) -> Picture:
         raise RuntimeError(f"a bug, seen at {Path(path).name}")
 
-    monkeypatch.setattr(folder, "read", broken)
+    monkeypatch.setattr(module, "read", broken)
     with pytest.raises(RuntimeError, match=r"a bug, seen at 00\.png"):
-        list(explain_files(explainer, paths, on_error=refuse))
+        list(explainer.stream(paths, on_error=refuse))
     assert threading.active_count() == before
 
 
 def test_an_error_in_the_callback_ends_it(explainer: cl.Explainer, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="no error was expected"):
-        list(explain_files(explainer, [tmp_path], on_error=refuse))
+        list(explainer.stream([tmp_path], on_error=refuse))
