@@ -18,11 +18,12 @@ from camlucida.images.batches import PreparedImage, prepared_batches
 from camlucida.images.finding import find
 from camlucida.images.picture import Picture, read
 from camlucida.images.preprocess import Preprocess, View
+from camlucida.images.symmetries import TTA
 from camlucida.methods.registry import Compute, find_method
 from camlucida.models import Model, open_model
 from camlucida.runners.runner import residuals
-from camlucida.runners.tta import TTA, averaged
-from camlucida.targets import Activation, Classes
+from camlucida.runners.tta import averaged
+from camlucida.targets import Activation, Classes, default_activation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,7 +65,7 @@ def explain(
         activation: how logits become probabilities: "softmax", "sigmoid" (several classes at once) or "none"; None
             takes what the model itself ends in, else sigmoid for a single logit and softmax for more.
         tta: maps as the mean over the input as it is ("one"), mirrored ("flips"), and turned by quarters too
-            ("dihedral"); see ``camlucida.runners.tta``.
+            ("dihedral"); see ``camlucida.runners.tta.averaged``.
 
     Raises:
         CamlucidaError: a subclass says what was wrong with picture, model, classes or method.
@@ -162,7 +163,7 @@ class Explainer:
     ) -> Explanation:
         made = self.runner.explain(batch, classes, self.class_names)
         facts = made.facts
-        activation = self.activation or facts.activation or ("sigmoid" if made.logits.shape[1] == 1 else "softmax")
+        activation = self.activation or facts.activation or default_activation(made.logits.shape[1])
         origin = Origin(
             self.model.name, self.method.name, made.unit or self.method.unit, facts.head, facts.features, activation,
             self.model.note,

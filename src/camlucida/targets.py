@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -55,13 +55,6 @@ class Targets:
     weights: NDArray[np.float32] | None = None
     score: Callable[[Any], Any] | None = None
     everything: bool = False
-
-    def repeated(self, times: int) -> Targets:
-        """The targets of a batch in which every input stands ``times`` times in a row."""
-        if self.weights is None:
-            return self
-        return replace(self, ids=self.ids.repeat(times, 0), names=tuple(n for n in self.names for _ in range(times)),
-                       weights=self.weights.repeat(times, 0))  # fmt: skip
 
     def of(self, logits: Any) -> Any:
         """The scores (B, T) of logits (B, K), a NumPy array or a torch tensor; differentiable."""
@@ -147,6 +140,25 @@ def class_name(class_id: int, class_names: Sequence[str] | None, width: int) -> 
     if class_names is not None and class_id < len(class_names):
         return class_names[class_id]
     return ("negative", "positive")[class_id] if width == 1 else f"class {class_id}"
+
+
+def default_activation(width: int) -> Activation:
+    """What turns logits into probabilities where nobody says: sigmoid for a single logit, softmax for more."""
+    return "sigmoid" if width == 1 else "softmax"
+
+
+def logit_spread(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """What differences of logits (B, K) are measured by, (B,): maximum - minimum; for a single logit its size.
+
+    1 where that is 0: logits that are all the same have no spread to compare with.
+
+    Example:
+        >>> logit_spread(np.array([[2.0, -1.0, 0.0], [4.0, 4.0, 4.0]]))
+        array([3., 1.])
+    """
+    wide = logits.astype(np.float64)
+    spread = np.ptp(wide, 1) if wide.shape[1] > 1 else np.abs(wide[:, 0])
+    return np.where(spread > 0, spread, 1.0)
 
 
 def probabilities(logits: NDArray[np.floating[Any]], activation: Activation) -> NDArray[np.float32]:

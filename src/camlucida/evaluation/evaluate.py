@@ -32,9 +32,9 @@ from camlucida.models import open_model
 
 if TYPE_CHECKING:
     from camlucida.explainer import ModelLike
+    from camlucida.images.symmetries import TTA
     from camlucida.methods.registry import Compute
     from camlucida.pytorch.stages import Layers
-    from camlucida.runners.tta import TTA
 
 
 class Boxer(Protocol):

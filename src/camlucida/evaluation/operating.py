@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from camlucida.data.record import Dataset
     from camlucida.explainer import ModelLike
+    from camlucida.images.symmetries import TTA
     from camlucida.methods.registry import Compute
     from camlucida.pytorch.stages import Layers
-    from camlucida.runners.tta import TTA
 
 Item = tuple[NDArray[np.float32], NDArray[Any]]
 

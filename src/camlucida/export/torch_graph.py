@@ -25,7 +25,7 @@ from camlucida.pytorch.engine import TorchEngine
 from camlucida.pytorch.split import logits_in
 from camlucida.pytorch.state import evaluating
 from camlucida.pytorch.with_maps import WithMaps, with_maps
-from camlucida.targets import Activation
+from camlucida.targets import Activation, logit_spread
 
 PARITY = 1e-4
 """How far PyTorch and ONNX may differ, over the spread of the picture's logits."""
@@ -76,14 +76,13 @@ class Traced:
             made = dict(zip(names, outputs_of(opened, self.name, {found.graph.input.name: batch}), strict=True))
             with torch.no_grad(), evaluating(self.both.net):
                 logits, maps = (one.double().numpy() for one in self.both(torch.from_numpy(batch)))
-            spread = np.ptp(logits, 1) if logits.shape[1] > 1 else np.abs(logits[:, 0])
             if "top_ids" in made:
                 maps = np.take_along_axis(maps, made["top_ids"][:, :, None, None], 1)
             for own, other in ((logits, made["logits"]), (maps, made["maps"])):
                 if own.shape != other.shape:
                     raise ExportError(f"{self.name}: PyTorch gives {own.shape} where ONNX gives {other.shape}; "
                                       "nothing was written")  # fmt: skip
-                far = np.abs(own - other).reshape(len(own), -1).max(1) / np.where(spread > 0, spread, 1)
+                far = np.abs(own - other).reshape(len(own), -1).max(1) / logit_spread(logits)
                 worst = max(worst, float(far.max()))
         if not worst <= PARITY:
             raise ExportError(f"{self.name}: PyTorch and ONNX differ by {worst:.1e} of the logits' spread "

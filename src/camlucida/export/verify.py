@@ -13,6 +13,7 @@ from camlucida.errors import ExportError
 from camlucida.export.surgery import Found
 from camlucida.onnx.extra import onnx
 from camlucida.onnx.graph import first_line, outputs_of, session
+from camlucida.targets import logit_spread
 
 TOLERANCES = {"": 1e-4, "half": 2e-2, "int8": 5e-2}
 """How far maps and logits may differ, over the spread of the picture's logits, by what the head computes in.
@@ -118,7 +119,7 @@ def _residual(made: dict[str, NDArray[Any]], name: str) -> float:
             raise ExportError(f"{name}: top_ids are not the likeliest classes; nothing was written")
     if total.shape != wanted.shape:
         raise ExportError(f"{name}: its maps are {made['maps'].shape}, which does not fit its logits {logits.shape}")
-    return float((np.abs(total - wanted).max(1) / _spread(logits)).max())
+    return float((np.abs(total - wanted).max(1) / logit_spread(logits)).max())
 
 
 def _change(new: NDArray[Any], old: NDArray[Any]) -> float:
@@ -129,13 +130,7 @@ def _change(new: NDArray[Any], old: NDArray[Any]) -> float:
         return 0.0 if np.array_equal(new, old) else np.inf
     rows = (len(old), -1) if old.ndim and len(old) else (1, -1)
     a, b = new.astype(np.float64).reshape(rows), old.astype(np.float64).reshape(rows)
-    return float((np.abs(a - b).max(1) / _spread(b)).max())
-
-
-def _spread(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Maximum minus minimum; of a single value its size. 1 where that is 0."""
-    wide = rows.max(1) - rows.min(1) if rows.shape[1] > 1 else np.abs(rows[:, 0])
-    return np.where(wide > 0, wide, 1.0)
+    return float((np.abs(a - b).max(1) / logit_spread(b)).max())
 
 
 def _inferred(model: Any) -> str | None:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from camlucida.errors import ModelError, TargetError
 from camlucida.onnx.session import OnnxSession
-from camlucida.runners.runner import Facts, MapBatch
-from camlucida.targets import Classes, Targets, choose
+from camlucida.runners.runner import Facts, MapBatch, picked
+from camlucida.targets import Classes, choose
 
 
 class OnnxRunner:
@@ -51,19 +51,10 @@ class OnnxRunner:
             return self._of_the_likeliest(np.asarray(batch), classes, class_names)
         logits, every = self.network.run(["logits", "maps"], np.asarray(batch))
         targets = choose(classes, logits, class_names)
-        facts = self._facts(every)
-        if targets.everything:
-            bias = np.broadcast_to(self._bias, logits.shape)
-            return MapBatch(logits, targets, logits, every, bias, facts)
-        if (targets.ids >= 0).all() and logits.shape[1] > 1:
-            picked = np.take_along_axis(every, targets.ids[:, :, None, None], 1)
-            return MapBatch(
-                logits, targets, np.take_along_axis(logits, targets.ids, 1), picked, self._bias[targets.ids], facts
-            )
-        weights = targets.weights if targets.weights is not None else self._weights_of(targets, logits)
-        maps = np.einsum("btk,bkyx->btyx", weights, every)
-        constant = np.asarray(targets.of(np.zeros_like(logits))) if targets.weights is None else 0.0
-        return MapBatch(logits, targets, np.asarray(targets.of(logits)), maps, weights @ self._bias + constant, facts)
+        try:
+            return picked(logits, every, self._bias, targets, self._facts(every))
+        except TargetError as error:
+            raise TargetError(f"{self.name}: {error}") from error
 
     def _of_the_likeliest(self, batch: NDArray[Any], classes: Classes, class_names: Sequence[str] | None) -> MapBatch:
         """MapBatch of asked classes that are among each picture's likeliest; the file has no others."""
@@ -94,18 +85,3 @@ class OnnxRunner:
         grid = (int(every.shape[2]), int(every.shape[3]))
         head = self.metadata.get("head", "as its file computes it")
         return Facts(head, self.metadata.get("features", "in the file"), grid, self.classes, None)
-
-    def _weights_of(self, targets: Targets, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A score's coefficients on the logits, read off unit vectors; only linear scores have maps here."""
-        batch, width = logits.shape
-        constant = np.asarray(targets.of(np.zeros_like(logits)))
-        columns = [
-            np.asarray(targets.of(np.tile(np.eye(width, dtype=np.float32)[k], (batch, 1)))) - constant
-            for k in range(width)
-        ]
-        weights = np.stack(columns, 2).astype(np.float32)
-        expected = np.einsum("btk,bk->bt", weights, logits) + constant
-        if not np.allclose(expected, np.asarray(targets.of(logits)), rtol=1e-3, atol=1e-4):
-            raise TargetError(f"{self.name}: the score is not linear in the logits; an ONNX model has no gradients, "
-                              "so use a PyTorch model for it")  # fmt: skip
-        return weights

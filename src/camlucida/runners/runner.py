@@ -1,4 +1,4 @@
-"""What every engine gives back for a batch, and how a residual is measured: shared by PyTorch and ONNX."""
+"""What every runner gives back for a batch, the asked maps out of those of every class, and the residual."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.targets import Activation, Classes, Targets
+from camlucida.errors import TargetError
+from camlucida.targets import Activation, Classes, Targets, logit_spread
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,43 @@ def residuals(maps: MapBatch) -> NDArray[np.float32]:
         array([[0.05]], dtype=float32)
     """
     total = maps.maps.astype(np.float64).sum(tuple(range(2, maps.maps.ndim))) + maps.bias
-    wide = maps.logits.astype(np.float64)
-    spread = wide.max(1) - wide.min(1) if wide.shape[1] > 1 else np.abs(wide[:, 0])
     missing = np.abs(total - maps.scores)
-    # A network whose logits are all the same has no spread to compare with: then the residual is absolute.
-    return np.asarray(missing / np.where(spread > 0, spread, 1.0)[:, None], np.float32)
+    return np.asarray(missing / logit_spread(maps.logits)[:, None], np.float32)
+
+
+def picked(
+    logits: NDArray[np.float32], every: NDArray[np.float32], bias: NDArray[np.float32], targets: Targets, facts: Facts
+) -> MapBatch:
+    """The asked classes' maps, or linear combinations of them, out of the maps of every class.
+
+    Args:
+        logits: (B, K).
+        every: maps of every class, (B, K, *grid).
+        bias: (K,), the same for every input.
+        targets: what was asked; a score must be linear in the logits.
+        facts: of the model.
+
+    Raises:
+        TargetError: the score is not linear in the logits.
+    """
+    if targets.everything:
+        return MapBatch(logits, targets, logits, every, np.broadcast_to(bias, logits.shape), facts)
+    if (targets.ids >= 0).all() and logits.shape[1] > 1:
+        maps = np.take_along_axis(every, targets.ids.reshape(*targets.ids.shape, *[1] * (every.ndim - 2)), 1)
+        return MapBatch(logits, targets, np.take_along_axis(logits, targets.ids, 1), maps, bias[targets.ids], facts)
+    weights, constant = (targets.weights, 0.0) if targets.weights is not None else _coefficients(targets, logits)
+    maps = np.einsum("btk,bk...->bt...", weights, every)
+    return MapBatch(logits, targets, np.asarray(targets.of(logits)), maps, weights @ bias + constant, facts)
+
+
+def _coefficients(targets: Targets, logits: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """A score's coefficients on the logits (B, T, K), read off unit vectors, and its constant (B, T)."""
+    constant = np.asarray(targets.of(np.zeros_like(logits)))
+    units = np.eye(logits.shape[1], dtype=np.float32)
+    columns = [np.asarray(targets.of(np.tile(unit, (len(logits), 1)))) - constant for unit in units]
+    weights = np.stack(columns, 2).astype(np.float32)
+    expected = np.einsum("btk,bk->bt", weights, logits) + constant
+    if not np.allclose(expected, np.asarray(targets.of(logits)), rtol=1e-3, atol=1e-4):
+        raise TargetError("the score is not linear in the logits; an ONNX model has no gradients, "
+                          "so use a PyTorch model for it")  # fmt: skip
+    return weights, constant

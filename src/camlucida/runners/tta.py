@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import MethodError
+from camlucida.images.symmetries import SIDES, TTA, transformed, undone
 from camlucida.runners.runner import Facts, MapBatch, Runner
 from camlucida.targets import Classes
-
-TTA = Literal["one", "flips", "dihedral"]
-"""The input as it is; and mirrored left to right; and both turned by 90, 180 and 270 degrees: 1, 2 or 8 inputs."""
-
-SIDES: dict[TTA, tuple[tuple[int, bool], ...]] = {
-    "one": ((0, False),),
-    "flips": ((0, False), (0, True)),
-    "dihedral": tuple((turns, mirrored) for turns in range(4) for mirrored in (False, True)),
-}
-"""Quarter turns, and whether mirrored after them, of each view; the upright one comes first."""
 
 
 def averaged(runner: Runner, tta: TTA) -> Runner:
@@ -78,29 +69,3 @@ class _Averaged:
 def _sums(made: MapBatch, turns: int = 0, mirrored: bool = False) -> list[NDArray[np.float64]]:
     """What is averaged, the maps as those of the upright view: maps, bias, scores."""
     return [part.astype(np.float64) for part in (undone(made.maps, turns, mirrored), made.bias, made.scores)]
-
-
-def transformed(batch: Any, turns: int, mirrored: bool) -> Any:
-    """A batch (B, C, H, W), array or tensor, turned by quarters and then mirrored."""
-    view = _mirrored(_turned(batch, turns), mirrored)
-    return np.ascontiguousarray(view) if isinstance(view, np.ndarray) else view
-
-
-def undone(maps: Any, turns: int, mirrored: bool) -> Any:
-    """MapBatch (B, T, h, w), array or tensor, of inputs so seen, laid as those of the upright ones.
-
-    >>> maps = np.arange(6.0).reshape(1, 1, 2, 3)
-    >>> all((undone(transformed(maps, *side), *side) == maps).all() for side in SIDES["dihedral"])
-    True
-    """
-    return _turned(_mirrored(maps, mirrored), -turns)
-
-
-def _turned(values: Any, turns: int) -> Any:
-    return np.rot90(values, turns, (2, 3)) if isinstance(values, np.ndarray) else values.rot90(turns, (2, 3))
-
-
-def _mirrored(values: Any, mirrored: bool) -> Any:
-    if not mirrored:
-        return values
-    return values[..., ::-1] if isinstance(values, np.ndarray) else values.flip(-1)

@@ -25,7 +25,7 @@ from camlucida.serve.ask import Ask, Asked, Names, check_pixels, parse
 from camlucida.serve.body import RETRY
 from camlucida.serve.problems import UNEXPECTED, ProblemError
 from camlucida.serve.settings import Settings
-from camlucida.targets import Activation
+from camlucida.targets import Activation, default_activation
 
 logger = logging.getLogger("camlucida.serve")
 
@@ -89,7 +89,7 @@ class Engine:
         self.names = Names(made.logits.shape[1], explainer.class_names)
         self.grid_hw = made.maps.shape[2:]
         self.activation: Activation = (
-            explainer.activation or made.facts.activation or ("sigmoid" if self.names.width == 1 else "softmax")
+            explainer.activation or made.facts.activation or default_activation(self.names.width)
         )
         self._all_names = tuple(self.names.all())
         self.under_way = 0  # touched by the event loop alone

@@ -20,7 +20,7 @@ from camlucida.methods.registry import Method
 from camlucida.models.model import Model
 from camlucida.pytorch.state import evaluating
 from camlucida.results.saving import write_whole
-from camlucida.runners.runner import Facts, MapBatch, Runner
+from camlucida.runners.runner import Facts, MapBatch, Runner, picked
 from camlucida.runners.torch_runner import TorchRunner
 from camlucida.targets import Classes, choose
 from camlucida.training.config import TrainConfig
@@ -187,7 +187,7 @@ class OwnMaps:
     def __init__(self, network: Network, head: str) -> None:
         self.network, self.head = network, head
 
-    def explain(self, batch: Any, classes: Classes, labels: Sequence[str] | None) -> MapBatch:
+    def explain(self, batch: Any, classes: Classes, class_names: Sequence[str] | None) -> MapBatch:
         """The maps of the asked classes, or of a score's linear combination of them."""
         values = _tensor(batch)
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.network):
@@ -195,16 +195,11 @@ class OwnMaps:
             own = self.network.head.bias()
         logits, maps = made.float().numpy(), every.detach().float().numpy()
         bias = np.full(logits.shape[1], np.nan, np.float32) if own is None else own.detach().float().numpy()
-        targets = choose(classes, logits, labels)
-        facts = self._facts(maps)
-        if targets.everything:
-            return MapBatch(logits, targets, logits, maps, np.broadcast_to(bias, logits.shape), facts)
-        if targets.weights is None:
+        targets = choose(classes, logits, class_names)
+        if targets.weights is None and not targets.everything:
             raise ModelError("a run's own maps explain classes and their contrasts; for another score use a method "
                              "such as gradcam")  # fmt: skip
-        weights = targets.weights
-        combined = np.einsum("btk,bkyx->btyx", weights, maps)
-        return MapBatch(logits, targets, np.asarray(targets.of(logits)), combined, weights @ bias, facts)
+        return picked(logits, maps, bias, targets, self._facts(maps))
 
     def predict(self, batch: Any) -> NDArray[np.float32]:
         """Logits (B, K) alone."""

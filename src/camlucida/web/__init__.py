@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from camlucida.errors import ExportError, OutputError
 from camlucida.images.picture import shown
-from camlucida.targets import Activation
+from camlucida.targets import Activation, default_activation
 
 MODEL = "cam.onnx"
 SAMPLE = "sample.jpg"
@@ -99,7 +99,7 @@ def _described(model: Path | None) -> tuple[bytes, dict[str, Any]]:
         "classes": max(width, 2),
         "labels": list(opened.class_names) if opened.class_names else None,
         "preprocess": asdict(opened.preprocess),
-        "activation": activation or ("sigmoid" if width == 1 else "softmax"),
+        "activation": activation or default_activation(width),
         "note": "" if model is not None else "This is the demonstration model, which knows only everyday things.",
         "sample": SAMPLE,
     }
