@@ -34,7 +34,7 @@ from torch import nn
 
 import onnx
 from camlucida.errors import ExportError
-from camlucida.export.exporting import Options, export
+from camlucida.export.exporting import ExportOptions, export
 
 HERE = Path(__file__).parent
 BATCHES = (1, 8)
@@ -59,7 +59,7 @@ class Entry:
     name: str
     make: Callable[[Path], None]
     kind: str = "affine"
-    options: Options = field(default_factory=Options)
+    options: ExportOptions = field(default_factory=ExportOptions)
     limit: float | None = None
     pairs: int = 9
 
@@ -209,7 +209,7 @@ def entries() -> list[Entry]:
     mobile = by_torch(timm_model("mobilenetv2_100"), 17, **old)
     small = by_torch(resnet18, 17, **old)
     regnet = by_torch(timm_model("regnety_002"), 14, **old)
-    all_classes, top = Options(), Options(top=5)
+    all_classes, top = ExportOptions(), ExportOptions(top=5)
     return [
         Entry(NEW, "resnet50", by_torch(resnet50, 18, **new), limit=1.05, pairs=25),
         Entry(OLD, "resnet50", by_torch(resnet50, 17, **old), limit=1.05, pairs=25),
@@ -318,8 +318,8 @@ def measure(entry: Entry, folder: Path) -> Row:
         why = str(error).split(": ", 2)[-1].partition(";")[0]
         cells = (*start, f"refused: {why}", "", "", "", *("" for _ in BATCHES))
         return Row(cells, "" if entry.kind == "refused" else f"refused: {error}")
-    graph = made.found.graph
-    kind = "normalized" if "statistics" in made.found.head else "affine"
+    graph = made.facts.graph
+    kind = "normalized" if "statistics" in made.facts.head else "affine"
     fault = "" if kind == entry.kind else f"its head was found {kind}, but is {entry.kind}"
     costs = []
     for batch in BATCHES:
@@ -332,7 +332,7 @@ def measure(entry: Entry, folder: Path) -> Row:
             fault = fault or f"costs {ratio:.3f} at batch {batch}, above {entry.limit}"
     size = old.stat().st_size
     cells = (
-        *start, f"{kind}, {made.found.pooling.split(' ')[0]}", made.found.features, f"{made.check.residual:.0e}",
+        *start, f"{kind}, {made.facts.pooling.split(' ')[0]}", made.facts.features, f"{made.check.residual:.0e}",
         f"{made.bytes_added / 1e3:.1f} ({made.bytes_added / size:.2%})", *costs,
     )  # fmt: skip
     return Row(cells, fault)

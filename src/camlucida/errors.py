@@ -52,3 +52,13 @@ class ExportError(CamlucidaError):
 
 class ServeError(CamlucidaError):
     """The server could not be started as asked."""
+
+
+def first_line(error: BaseException) -> str:
+    r"""The beginning of what an error says, for a message of one line; its class's name where it says nothing.
+
+    >>> first_line(ValueError("no such node\n  at line 3"))
+    'no such node'
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)[:300]

@@ -52,7 +52,7 @@ def close(a: np.ndarray, b: np.ndarray, share: float = 1e-5) -> None:
 def test_maps_are_those_of_the_definition(name: str):
     model = classifier(name)
     before = model.SerializeToString()
-    new, found = add_maps(model)
+    new, facts = add_maps(model)
     assert model.SerializeToString() == before
     onnx.checker.check_model(new, full_check=True)
     for count in (1, 3):
@@ -67,9 +67,9 @@ def test_maps_are_those_of_the_definition(name: str):
         for key, value in old.items():  # other fusions may round otherwise
             close(out[key], value, 1e-6)
     held = any(norm in name for norm in NORMS) and name != "batch_norm"
-    assert found.head == (NORMALIZED if held else AFFINE)
-    assert found.grid == (H, W)
-    assert found.classes == K
+    assert facts.head == (NORMALIZED if held else AFFINE)
+    assert facts.grid == (H, W)
+    assert facts.classes == K
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -118,8 +118,8 @@ def test_every_opset_is_kept(name: str, opset: int):
 
 def test_any_height_and_width():
     for name in ("gemm", "mean_matmul_add", "sum_pooling", "tokens", "channels_last", "positions_behind_channels"):
-        new, found = add_maps(classifier(name, size=("N", 3, "h", "w")), size_hw=(16, 20), upsample="input", boxes=0.2)
-        assert found.grid == (8, 10)
+        new, facts = add_maps(classifier(name, size=("N", 3, "h", "w")), size_hw=(16, 20), upsample="input", boxes=0.2)
+        assert facts.grid == (8, 10)
         for size in ((8, 12), (10, 4)):
             batch = pictures(2, size)
             out = run(new, batch)
@@ -148,8 +148,8 @@ def test_logits_are_taken_before_the_last_activation(op: str, activation: str):
     make = Maker()
     scores = HEADS["gemm"][0](make, trunk(make))
     make(op, scores, out="probabilities", **({"axis": 1} if op != "Sigmoid" else {}))
-    new, found = add_maps(make.model({"probabilities": ["N", K]}))
-    assert found.activation == activation
+    new, facts = add_maps(make.model({"probabilities": ["N", K]}))
+    assert facts.activation == activation
     batch = pictures(2)
     out = run(new, batch)
     close(out["logits"], wanted("gemm", batch)[0])
@@ -204,10 +204,10 @@ def test_logits_that_are_an_output_of_that_name_stay_that_output():
 def test_a_single_logit():
     make = Maker()
     make("Sigmoid", make("Gemm", pooled_rows(make, trunk(make)), WEIGHT[:1], BIAS[:1], transB=1), out="yes")
-    new, found = add_maps(make.model({"yes": ["N", 1]}), boxes=0.2)
+    new, facts = add_maps(make.model({"yes": ["N", 1]}), boxes=0.2)
     batch = pictures(2)
     out = run(new, batch)
-    assert found.classes == 1
+    assert facts.classes == 1
     maps = wanted("gemm", batch)[1][:, :1]
     close(out["maps"], maps)
     close(out["logits"], maps.sum((2, 3)) + BIAS[:1])
@@ -217,8 +217,8 @@ def test_pictures_with_channels_last():
     make = Maker()
     x = trunk(make, make("Transpose", "pictures", perm=[0, 3, 1, 2]))
     scores = HEADS["channels_last"][0](make, x)
-    new, found = add_maps(make.model({scores: ["N", K]}, ("N", 2 * H, 2 * W, 3)), upsample="input", boxes=0.1)
-    assert found.features == f"NHWC {H}×{W}×{C}"
+    new, facts = add_maps(make.model({scores: ["N", K]}, ("N", 2 * H, 2 * W, 3)), upsample="input", boxes=0.1)
+    assert facts.features == f"NHWC {H}×{W}×{C}"
     batch = pictures(2)
     out = run(new, np.ascontiguousarray(batch.transpose(0, 2, 3, 1)))
     close(out["maps"], wanted("gemm", batch)[1])
@@ -240,9 +240,9 @@ def test_other_floating_point_types(name: str, kind: str):
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     batch = pictures(2)
     for options in ({}, {"top": K}):
-        new, found = add_maps(model, **options)
+        new, facts = add_maps(model, **options)
         onnx.checker.check_model(new, full_check=True)
-        assert found.coarse == ("half" if half else "")
+        assert facts.precision == ("half" if half else "")
         out = run(new, batch.astype(np.float16 if half else np.float32))
         _, maps, _ = wanted(name, batch)
         maps = maps if not options else np.take_along_axis(maps, out["top_ids"][:, :, None, None], 1)
@@ -257,10 +257,10 @@ def test_a_cast_in_the_head():
     logits = make("Gemm", pooled, WEIGHT, BIAS, transB=1)
     model = make.model({logits: ["N", K]})
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
-    new, found = add_maps(model)
+    new, facts = add_maps(model)
     batch = pictures(2)
     close(run(new, batch.astype(np.float16))["maps"], wanted("gemm", batch)[1], 1e-2)
-    assert found.coarse == "half"
+    assert facts.precision == "half"
 
 
 def quantized() -> Any:
@@ -285,8 +285,8 @@ def quantized() -> Any:
 
 @pytest.mark.parametrize("top", [None, 3])
 def test_graphs_that_compute_in_eight_bits(top: int | None):
-    new, found = add_maps(quantized(), top=top)
-    assert found.coarse == "int8"
+    new, facts = add_maps(quantized(), top=top)
+    assert facts.precision == "int8"
     batch = pictures(3)
     out = run(new, batch)
     logits, maps, _ = wanted("gemm", batch)
@@ -410,17 +410,17 @@ def test_what_cannot_be_done_is_said(model: Any, options: dict[str, Any], messag
 
 def test_nodes_may_stand_in_any_order():
     """ONNX asks for an order that not every writer keeps."""
-    from camlucida.onnx.load import _sort
+    from camlucida.onnx.load import sort_nodes
 
     model = classifier("layer_norm_in_parts")
     nodes = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend(reversed(nodes))
-    _sort(model.graph, "net.onnx")
+    sort_nodes(model.graph, "net.onnx")
     assert [node.name for node in model.graph.node] == [node.name for node in nodes]
     onnx.checker.check_model(model)
     before = model.SerializeToString()
-    _sort(model.graph, "net.onnx")
+    sort_nodes(model.graph, "net.onnx")
     assert model.SerializeToString() == before
 
 

@@ -36,11 +36,12 @@ from camlucida.cli.export import export as command  # noqa: E402
 from camlucida.errors import ExportError, MissingExtraError, ModelError, OutputError, TargetError  # noqa: E402
 from camlucida.export import writing as save  # noqa: E402
 from camlucida.export.emit import Emitter  # noqa: E402
-from camlucida.export.exporting import Options, export  # noqa: E402
+from camlucida.export.exporting import ExportOptions, export  # noqa: E402
 from camlucida.export.surgery import AFFINE  # noqa: E402
 from camlucida.images.preprocess import Preprocess  # noqa: E402
 from camlucida.models import open_model  # noqa: E402
 from camlucida.onnx import load  # noqa: E402
+from camlucida.onnx.metadata import Metadata  # noqa: E402
 from onnx import TensorProto  # noqa: E402
 
 NAMES = ("ant", "bee", "cat", "dog", "elk")
@@ -64,7 +65,7 @@ def listed(folder: Path) -> list[str]:
 
 def test_the_file_opens_as_a_model_and_explains(source: Path, tmp_path: Path):
     before = source.read_bytes()
-    options = Options(labels=NAMES, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
+    options = ExportOptions(class_names=NAMES, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
     made = export(source, tmp_path / "cam.onnx", options)
     assert source.read_bytes() == before
     assert listed(tmp_path) == ["cam.onnx", "net.onnx"]
@@ -101,7 +102,7 @@ def test_what_travels_in_the_file(source: Path, tmp_path: Path):
 
 
 def test_preprocessing_and_labels_of_a_file_with_them_stay(source: Path, tmp_path: Path):
-    export(source, tmp_path / "first.onnx", Options(labels=NAMES, mean=(0.5,) * 3, std=(0.25,) * 3))
+    export(source, tmp_path / "first.onnx", ExportOptions(class_names=NAMES, mean=(0.5,) * 3, std=(0.25,) * 3))
     model = onnx.load(tmp_path / "first.onnx")
     del model.graph.output[1:]
     for node in model.graph.node:
@@ -180,8 +181,8 @@ def test_the_demonstration_model_without_its_maps_gets_them_back(tmp_path: Path)
 
 
 def test_a_file_of_the_likeliest_classes_explains_those(source: Path, tmp_path: Path):
-    export(source, tmp_path / "all.onnx", Options(labels=NAMES))
-    export(source, tmp_path / "top.onnx", Options(labels=NAMES, top=3))
+    export(source, tmp_path / "all.onnx", ExportOptions(class_names=NAMES))
+    export(source, tmp_path / "top.onnx", ExportOptions(class_names=NAMES, top=3))
     batch = pictures(4)
     for classes in (1, 2, 3):
         every = cl.explain(batch, tmp_path / "all.onnx", classes=classes)
@@ -203,7 +204,7 @@ def test_the_likeliest_of_a_single_logit_is_that_one(tmp_path: Path):
     make = Maker()
     make("Gemm", pooled_rows(make, trunk(make)), WEIGHT[:1], BIAS[:1], transB=1, out="yes")
     onnx.save(make.model({"yes": ["N", 1]}), tmp_path / "net.onnx")
-    export(tmp_path / "net.onnx", tmp_path / "cam.onnx", Options(top=1, labels=("no", "yes")))
+    export(tmp_path / "net.onnx", tmp_path / "cam.onnx", ExportOptions(top=1, class_names=("no", "yes")))
     ex = cl.explain(pictures(2), tmp_path / "cam.onnx", classes=["no", "yes"])
     close(ex.maps[:, 1:], wanted("gemm", pictures(2))[1][:, :1])
     assert np.array_equal(ex.maps[:, 0], -ex.maps[:, 1])
@@ -230,7 +231,7 @@ def test_external_data_too_large_for_one_file_stay_beside_it(tmp_path: Path, mon
     path = divided(tmp_path / "in")
     monkeypatch.setattr(load, "LARGEST", path.stat().st_size + 100)  # the weights do not fit with the graph
     (tmp_path / "out").mkdir()
-    made = export(path, tmp_path / "out" / "cam.onnx", Options(top=2, boxes=0.2))
+    made = export(path, tmp_path / "out" / "cam.onnx", ExportOptions(top=2, boxes=0.2))
     assert listed(tmp_path / "out") == ["cam.onnx", "cam.onnx.data"]
     session = onnxruntime.InferenceSession(made.path, providers=["CPUExecutionProvider"])
     batch = pictures(2)
@@ -278,11 +279,11 @@ def test_outputs_that_change_are_not_written(source: Path, tmp_path: Path, monke
     right = exporting.add_maps
 
     def wrong(*given: Any, **named: Any) -> Any:
-        new, found = right(*given, **named)
+        new, facts = right(*given, **named)
         for one in new.graph.initializer:
             if list(one.dims) == [K]:
                 one.raw_data = (2 * BIAS).tobytes()
-        return new, found
+        return new, facts
 
     monkeypatch.setattr(exporting, "add_maps", wrong)
     with pytest.raises(ExportError, match=r"its outputs would change by .* of their spread"):
@@ -306,7 +307,7 @@ def test_the_old_result_stays_where_the_new_one_fails(source: Path, tmp_path: Pa
 
     monkeypatch.setattr(save.Path, "write_bytes", full)
     with pytest.raises(OutputError, match=r"cam.onnx: cannot be written \(No space left on device\)"):
-        export(source, tmp_path / "cam.onnx", Options(top=1))
+        export(source, tmp_path / "cam.onnx", ExportOptions(top=1))
     assert (tmp_path / "cam.onnx").read_bytes() == before
     assert listed(tmp_path) == ["cam.onnx", "net.onnx"]
 
@@ -314,20 +315,30 @@ def test_the_old_result_stays_where_the_new_one_fails(source: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("out", "options", "error", "message"),
     [
-        ("cam.txt", Options(), OutputError, r"cam.txt: expected the name of a file that ends in .onnx"),
-        ("gone/cam.onnx", Options(), OutputError, r"cam.onnx: its folder does not exist; make it first"),
-        ("net.onnx", Options(), OutputError, r"net.onnx: is the source itself; choose another name"),
-        ("folder.onnx", Options(), OutputError, r"folder.onnx: a folder, not a file"),
-        ("cam.onnx", Options(mean=(0, 0, 0)), ExportError, r"mean and std belong together"),
-        ("cam.onnx", Options(size_hw=(9, 9)), ExportError, r"takes pictures of 8×12 pixels, not 9×9"),
-        ("cam.onnx", Options(size_hw=(0, 9)), ExportError, r"size: expected a height and width of 1 to 4096 pixels"),
-        ("cam.onnx", Options(labels=("a", "b")), ExportError, r"has 5 classes, but 2 labels were given"),
-        ("cam.onnx", Options(mean=(0, 0, 2), std=(1, 1, 1)), ModelError, r"expected mean three numbers in \[0, 1\]"),
-        ("cam.onnx", Options(top=9), ExportError, r"has 5 classes, fewer than the 9 asked"),
+        ("cam.txt", ExportOptions(), OutputError, r"cam.txt: expected the name of a file that ends in .onnx"),
+        ("gone/cam.onnx", ExportOptions(), OutputError, r"cam.onnx: its folder does not exist; make it first"),
+        ("net.onnx", ExportOptions(), OutputError, r"net.onnx: is the source itself; choose another name"),
+        ("folder.onnx", ExportOptions(), OutputError, r"folder.onnx: a folder, not a file"),
+        ("cam.onnx", ExportOptions(mean=(0, 0, 0)), ExportError, r"mean and std belong together"),
+        ("cam.onnx", ExportOptions(size_hw=(9, 9)), ExportError, r"takes pictures of 8×12 pixels, not 9×9"),
+        (
+            "cam.onnx",
+            ExportOptions(size_hw=(0, 9)),
+            ExportError,
+            r"size: expected a height and width of 1 to 4096 pixels",
+        ),
+        ("cam.onnx", ExportOptions(class_names=("a", "b")), ExportError, r"has 5 classes, but 2 labels were given"),
+        (
+            "cam.onnx",
+            ExportOptions(mean=(0, 0, 2), std=(1, 1, 1)),
+            ModelError,
+            r"expected mean three numbers in \[0, 1\]",
+        ),
+        ("cam.onnx", ExportOptions(top=9), ExportError, r"has 5 classes, fewer than the 9 asked"),
     ],
 )
 def test_wishes_that_do_not_fit(
-    source: Path, tmp_path: Path, out: str, options: Options, error: type[Exception], message: str
+    source: Path, tmp_path: Path, out: str, options: ExportOptions, error: type[Exception], message: str
 ):
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(error, match=message):
@@ -385,7 +396,7 @@ def net(tmp_path: Path) -> str:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_pytorch_model_comes_out_as_it_explains_itself(net: str, tmp_path: Path):
     torch = pytest.importorskip("torch")
-    made = export(f"{net}:normed", tmp_path / "cam.onnx", Options(size_hw=(32, 40)))
+    made = export(f"{net}:normed", tmp_path / "cam.onnx", ExportOptions(size_hw=(32, 40)))
     assert made.parity is not None
     assert made.parity <= 1e-5
     assert made.check.residual <= 1e-5
@@ -406,22 +417,22 @@ def test_a_pytorch_model_comes_out_as_it_explains_itself(net: str, tmp_path: Pat
 def test_a_file_that_is_not_what_pytorch_gives_is_refused(source: Path, tmp_path: Path):
     """The comparison can fail: here with another network's file."""
     torch = pytest.importorskip("torch")
-    from camlucida.export.torch_graph import Traced
+    from camlucida.export.torch_graph import TorchGraph
 
     made = export(source, tmp_path / "cam.onnx")
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 2, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
                               torch.nn.Flatten(), torch.nn.Linear(6, K)).eval()  # fmt: skip
     both = cl.with_maps(net, torch.randn(2, 3, 2 * H, 2 * W))
-    traced = Traced(made.path, "net", both, None, Preprocess((2 * H, 2 * W)), None, None, "")
+    traced = TorchGraph(made.path, "net", both, Metadata(preprocess=Preprocess((2 * H, 2 * W))), "")
     with pytest.raises(
         ExportError, match=r"net: PyTorch and ONNX differ by .* of the logits' spread \(allowed: 1e-04\)"
     ):
-        traced.compare(made.path, made.found, None)
+        traced.compare(made.path, made.facts, None)
     net[0].weight.data, net[0].bias.data[:] = torch.from_numpy(TRUNK), 0
     net[4].weight.data, net[4].bias.data = torch.from_numpy(WEIGHT), torch.from_numpy(BIAS)
     both = cl.with_maps(net, torch.randn(2, 3, 2 * H, 2 * W))
-    traced = Traced(made.path, "net", both, None, Preprocess((2 * H, 2 * W)), None, None, "")
-    assert traced.compare(made.path, made.found, None) <= 1e-6
+    traced = TorchGraph(made.path, "net", both, Metadata(preprocess=Preprocess((2 * H, 2 * W))), "")
+    assert traced.compare(made.path, made.facts, None) <= 1e-6
 
 
 def test_local_functions_are_written_out(source: Path, tmp_path: Path):
@@ -501,10 +512,10 @@ def test_the_command_says_how_sizes_are_written(source: Path, tmp_path: Path, op
     ],
 )
 def test_labels_are_read_from_lines_or_json(tmp_path: Path, text: str, names: tuple[str, ...]):
-    from camlucida.export.metadata import read_labels
+    from camlucida.export.class_names import read_class_names
 
     (tmp_path / "labels").write_bytes(text.encode())
-    assert read_labels(tmp_path / "labels") == names
+    assert read_class_names(tmp_path / "labels") == names
 
 
 @pytest.mark.parametrize(
@@ -520,9 +531,9 @@ def test_labels_are_read_from_lines_or_json(tmp_path: Path, text: str, names: tu
     ],
 )
 def test_labels_that_are_none(tmp_path: Path, content: bytes | None, message: str):
-    from camlucida.export.metadata import read_labels
+    from camlucida.export.class_names import read_class_names
 
     if content is not None:
         (tmp_path / "labels").write_bytes(content)
     with pytest.raises(ExportError, match=message):
-        read_labels(tmp_path / "labels")
+        read_class_names(tmp_path / "labels")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,52 +16,52 @@ def export(
     model: Annotated[str, typer.Argument(help="A classifier: FILE.onnx, timm:NAME, FILE.py:FUNCTION, a run's folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write, ….onnx.")],
     top: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Maps of the so many likeliest classes alone; all if not given."),
     ] = None,
     upsample: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="HxW|input", help="Also heatmaps of this size, or of the picture's own: input."),
     ] = None,
     boxes: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(min=0, max=1, help="Also boxes around what is above this share of a map's maximum."),
     ] = None,
     labels: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="The classes' names: a JSON list, or one a line; the source's own if not given."),
     ] = None,
     size: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="HxW", help="The pictures' size, where the source leaves it open."),
     ] = None,
     mean: Annotated[
-        Optional[tuple[float, float, float]],  # noqa: UP045
+        tuple[float, float, float] | None,
         typer.Option(help="Of red, green and blue, in [0, 1]; the source's own or ImageNet's if not given."),
     ] = None,
     std: Annotated[
-        Optional[tuple[float, float, float]],  # noqa: UP045
+        tuple[float, float, float] | None,
         typer.Option(help="Of red, green and blue, in [0, 1]; with --mean."),
     ] = None,
 ) -> None:
     """Write a classifier as an ONNX file that gives its class activation maps with its logits."""
     from camlucida.cli.printing import two_columns
-    from camlucida.export.exporting import Options
+    from camlucida.export.class_names import read_class_names
+    from camlucida.export.exporting import ExportOptions
     from camlucida.export.exporting import export as write
-    from camlucida.export.metadata import read_labels
 
-    names = None if labels is None else read_labels(labels)
+    names = None if labels is None else read_class_names(labels)
     wanted: Upsample | None = "input" if upsample == "input" else _hw(upsample, "--upsample", " or input")
-    made = write(model, out, Options(top, wanted, boxes, names, _hw(size, "--size"), mean, std))
-    found, check = made.found, made.check
-    grid = "×".join(map(str, found.grid))
+    made = write(model, out, ExportOptions(top, wanted, boxes, names, _hw(size, "--size"), mean, std))
+    facts, check = made.facts, made.check
+    grid = "×".join(map(str, facts.grid))
     rows = {
         "written": f"{made.path}, {made.bytes_added / 1e3:+.1f} kB",
-        "classes": str(found.classes),
+        "classes": str(facts.classes),
         "maps": f"{grid}, of all classes" if top is None else f"{grid}, of the {top} likeliest classes",
-        "head": found.head,
-        "pooling": found.pooling,
-        "features": found.features,
+        "head": facts.head,
+        "pooling": facts.pooling,
+        "features": facts.features,
         "residual": f"{check.residual:.1e} of the logits' spread (allowed: {check.tolerance:.0e})",
         "outputs": f"changed by {check.change:.1e}",
     }

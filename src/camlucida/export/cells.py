@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from camlucida.errors import ExportError
+from camlucida.images.picture import shown
 from camlucida.onnx.graph import Graph, attributes
 
-Layout = Literal["NCHW", "NHWC", "NLC", "NCL"]
+FeatureLayout = Literal["NCHW", "NHWC", "NLC", "NCL"]
 
 # Which axes hold rows and columns (of tokens: both in one), and which the channels.
-AXES: dict[Layout, tuple[tuple[int, ...], int]] = {
+AXES: dict[FeatureLayout, tuple[tuple[int, ...], int]] = {
     "NCHW": ((2, 3), 1), "NHWC": ((1, 2), 3), "NLC": ((1,), 2), "NCL": ((2,), 1),
 }  # fmt: skip
 
@@ -39,7 +40,7 @@ class Cells:
 
     tensor: str
     shape: tuple[int, ...]
-    layout: Layout
+    layout: FeatureLayout
     mean: bool
     pooling: str
     grid: tuple[int, int]
@@ -57,7 +58,7 @@ class Cells:
 
 
 @dataclass(frozen=True)
-class Reduced:
+class Reduction:
     """A reduction: the tensor it starts from, the axes it removes there, and whether they stay as axes of size 1."""
 
     source: str
@@ -66,7 +67,7 @@ class Reduced:
     keepdims: bool
 
 
-def reduced(graph: Graph, node: Any) -> Reduced | None:
+def reduction(graph: Graph, node: Any) -> Reduction | None:
     """A mean or sum over axes, several in a row taken together; None for any other node.
 
     Max pooling is none: its share of a logit is one cell's alone, and which cell it is differs from channel to channel.
@@ -77,25 +78,25 @@ def reduced(graph: Graph, node: Any) -> Reduced | None:
     shape = graph.shape_of(source)
     given = attributes(node)
     if node.op_type == "GlobalAveragePool":
-        return Reduced(source, tuple(range(2, len(shape))), True, True)
+        return Reduction(source, tuple(range(2, len(shape))), True, True)
     if node.op_type == "AveragePool":
         whole = tuple(given["kernel_shape"]) == shape[2:] and not any(given.get("pads", ()))
-        return Reduced(source, tuple(range(2, len(shape))), True, True) if whole and _is_one(graph, node) else None
+        return Reduction(source, tuple(range(2, len(shape))), True, True) if whole and _is_one(graph, node) else None
     axes = _axes(graph, node, given, len(shape))
     if axes is None:
         return None
-    own = Reduced(source, axes, node.op_type == "ReduceMean", bool(given.get("keepdims", 1)))
+    own = Reduction(source, axes, node.op_type == "ReduceMean", bool(given.get("keepdims", 1)))
     before = graph.makers.get(source)
-    first = reduced(graph, before) if before is not None and before.op_type == node.op_type else None
+    first = reduction(graph, before) if before is not None and before.op_type == node.op_type else None
     if first is None or first.keepdims != own.keepdims:
         return own
     left = [axis for axis in range(len(graph.shape_of(first.source))) if own.keepdims or axis not in first.axes]
-    return Reduced(
+    return Reduction(
         first.source, tuple(sorted({*first.axes, *(left[axis] for axis in own.axes)})), own.mean, own.keepdims
     )
 
 
-def cells_of(graph: Graph, found: Reduced, pooling: str) -> Cells | None:
+def cells_of(graph: Graph, found: Reduction, pooling: str) -> Cells | None:
     """The features that a reduction pools; None if it does not remove a grid and leave channels.
 
     Raises:
@@ -113,7 +114,7 @@ def cells_of(graph: Graph, found: Reduced, pooling: str) -> Cells | None:
     return gridded(graph, found.source, layout, found.mean, pooling)
 
 
-def gridded(graph: Graph, tensor: str, layout: Layout, mean: bool, pooling: str) -> Cells:
+def gridded(graph: Graph, tensor: str, layout: FeatureLayout, mean: bool, pooling: str) -> Cells:
     """Features of a known layout with their grid."""
     shape = graph.shape_of(tensor)
     space, channel = AXES[layout]
@@ -123,7 +124,7 @@ def gridded(graph: Graph, tensor: str, layout: Layout, mean: bool, pooling: str)
     return Cells(tensor, shape, layout, mean, pooling, grid, grid_from)
 
 
-def unpooled_layout(graph: Graph, tensor: str) -> Layout | None:
+def unpooled_layout(graph: Graph, tensor: str) -> FeatureLayout | None:
     """The layout of rank-4 features, told by what made them; None if that is unclear."""
     node = graph.makers.get(tensor)
     for _ in range(100):
@@ -142,8 +143,6 @@ def unpooled_layout(graph: Graph, tensor: str) -> Layout | None:
 
 def described(node: Any) -> str:
     """A node as messages name it."""
-    from camlucida.images.picture import shown
-
     return f"{node.op_type} ({shown(node.name or node.output[0])})"
 
 

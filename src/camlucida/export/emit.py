@@ -14,12 +14,12 @@ from camlucida.export.expression import (
     ChannelMean,
     Expression,
     Features,
-    Held,
+    FrozenScale,
     Matrix,
+    NormDivisor,
     Scale,
     Shift,
-    Spread,
-    Sum,
+    SignedSum,
     ordered,
 )
 from camlucida.onnx.extra import onnx
@@ -128,7 +128,7 @@ class Emitter:
                 return self.graph.type_of(cells.tensor)
             case Cast(to=to):
                 return to
-            case Sum(parts=parts):
+            case SignedSum(parts=parts):
                 return self._kinds[id(parts[0][0])]
             case _:
                 return self._kinds[id(one.of)]
@@ -152,14 +152,14 @@ class Emitter:
                 return self.build.node("Mul", [self._emit(of, ids), self._vector(factor, kind, ids)])
             case Shift(of=of):
                 return self._emit(of, ids)
-            case Held(of=of, by=by, divide=divide):
+            case FrozenScale(of=of, by=by, divide=divide):
                 number = self.build.reshape(by if isinstance(by, str) else self._spread(by, kind), -1, 1, 1)
                 return self.build.node("Div" if divide else "Mul", [self._emit(of, ids), number])
             case ChannelMean(of=of):
                 return self.build.reduced("ReduceMean", self._emit(of, None), 1)
             case Cast(of=of):
                 return self.build.node("Cast", [self._emit(of, ids)], {"to": kind})
-            case Sum(parts=parts):
+            case SignedSum(parts=parts):
                 (first, sign), *others = parts
                 made = self._emit(first, ids)
                 made = made if sign > 0 else self.build.node("Neg", [made])
@@ -227,7 +227,7 @@ class Emitter:
         index = self.build.node("Expand", [self.build.reshape(ids, 0, -1, 1), sizes])
         return self.build.node("GatherElements", [every, index], {"axis": 1})
 
-    def _spread(self, spread: Spread, kind: int) -> str:
+    def _spread(self, spread: NormDivisor, kind: int) -> str:
         """What a fused normalization divides by, (N, 1)."""
         pooled = self.build.reshape(spread.pooled, 0, -1)
         if spread.kind == "std":

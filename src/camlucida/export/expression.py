@@ -1,6 +1,6 @@
 """What a head does, as an expression that can be applied to the pooled features or to every cell of them.
 
-Every part is affine in the features once the statistics of a normalization are held. So the head of the mean over the
+Every part is affine in the features once the statistics of a normalization are frozen. So the head of the mean over the
 cells is the mean of the head over the cells, but for constants, which ``offset`` adds up.
 """
 
@@ -54,7 +54,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Spread:
+class NormDivisor:
     """What a normalization of the pooled features divides by, for each picture.
 
     Attributes:
@@ -69,11 +69,11 @@ class Spread:
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
-    """``x / by`` or ``x * by``: a number for each picture, made from the picture, and held."""
+class FrozenScale:
+    """``x / by`` or ``x * by``: a number for each picture, made from the picture, and frozen."""
 
     of: Expression
-    by: str | Spread
+    by: str | NormDivisor
     divide: bool
 
 
@@ -85,7 +85,7 @@ class ChannelMean:
 
 
 @dataclass(frozen=True, eq=False)
-class Sum:
+class SignedSum:
     """The sum of parts, each with its sign."""
 
     parts: tuple[tuple[Expression, int], ...]
@@ -99,11 +99,11 @@ class Cast:
     to: int
 
 
-Expression: TypeAlias = Features | Matrix | Scale | Shift | Held | ChannelMean | Sum | Cast
+Expression: TypeAlias = Features | Matrix | Scale | Shift | FrozenScale | ChannelMean | SignedSum | Cast
 
 
 @dataclass(frozen=True, eq=False)
-class Lifted:
+class HeadTensor:
     """A tensor of the head as an expression in the cells, and which of the tensor's axes holds the channels."""
 
     expression: Expression
@@ -131,7 +131,7 @@ def parts_of(expression: Expression) -> list[Expression]:
     """What an expression is of."""
     if isinstance(expression, Features):
         return []
-    return [part for part, _ in expression.parts] if isinstance(expression, Sum) else [expression.of]
+    return [part for part, _ in expression.parts] if isinstance(expression, SignedSum) else [expression.of]
 
 
 def features_of(expression: Expression) -> list[Cells]:
@@ -167,7 +167,7 @@ def _offset(one: Expression, below: list[NDArray[np.float64]], graph: Graph) -> 
             return below[0] * factor
         case Shift(by=by):
             return below[0] + by
-        case Held():
+        case FrozenScale():
             if np.abs(below[0]).max() > 1e-6:
                 raise ExportError(
                     f"{graph.name}: a bias stands before a normalization, so the part of a logit that no cell carries "
@@ -177,7 +177,7 @@ def _offset(one: Expression, below: list[NDArray[np.float64]], graph: Graph) -> 
             return 0.0
         case ChannelMean():
             return below[0].mean()
-        case Sum(parts=parts):
+        case SignedSum(parts=parts):
             return sum(sign * part for (_, sign), part in zip(parts, below, strict=True))
         case Cast():
             return below[0]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import ExportError
-from camlucida.export.cells import cells_of, described, gridded, reduced, unpooled_layout
-from camlucida.export.expression import Features, Lifted
-from camlucida.export.head_steps import STEPS
+from camlucida.export.cells import cells_of, described, gridded, reduction, unpooled_layout
+from camlucida.export.expression import Features, HeadTensor
 from camlucida.export.refusals import ADVICE, RESHAPING, refusal, wide
 from camlucida.onnx.graph import Graph
 
@@ -20,14 +20,19 @@ _PASSING = ("Identity", "Dropout")
 
 
 class HeadReader:
-    """Reads heads of one graph, each tensor once."""
+    """Reads heads of one graph, each tensor once.
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self._known: dict[str, Lifted] = {}
+    Args:
+        graph: the graph.
+        steps: by operation, what may stand between pooled features and logits (see ``head_steps``).
+    """
+
+    def __init__(self, graph: Graph, steps: Mapping[str, Step]) -> None:
+        self.graph, self._steps = graph, steps
+        self._known: dict[str, HeadTensor] = {}
         self._depth = 0
 
-    def lift(self, name: str) -> Lifted:
+    def read(self, name: str) -> HeadTensor:
         """The tensor ``name`` as an expression in the features.
 
         Raises:
@@ -44,54 +49,51 @@ class HeadReader:
             )
         self._depth += 1
         try:
-            self._known[name] = lifted = self._lift(node, name)
+            self._known[name] = self._read(node, name)
         finally:
             self._depth -= 1
-        return lifted
+        return self._known[name]
 
-    def _lift(self, node: Any, name: str) -> Lifted:
+    def _read(self, node: Any, name: str) -> HeadTensor:
         if node.domain not in ("", "ai.onnx", "com.microsoft") or name != node.output[0]:
             self.refuse(node)
         pooled = self._pooled(node)
         if pooled is not None:
             return pooled
         if node.op_type in _PASSING:
-            return self.lift(node.input[0])
+            return self.read(node.input[0])
         if node.op_type in RESHAPING:
-            return self._reshaped(node, name)
-        step = STEPS.get(node.op_type)
+            return self.moved(node, node.input[0], name)
+        step = self._steps.get(node.op_type)
         if step is None:
             self.refuse(node)
         return step(self, node, name)
 
     # --- The beginning: pooling, or a flattened grid -------------------------------------------------------------
 
-    def _pooled(self, node: Any) -> Lifted | None:
-        found = reduced(self.graph, node)
+    def _pooled(self, node: Any) -> HeadTensor | None:
+        found = reduction(self.graph, node)
         if found is None:
             return None
         shape = self.graph.shape_of(found.source)
         if math.prod(shape[axis] for axis in found.axes) == 1 and len(shape) > 2:  # a mean of one value
-            below = self.lift(found.source)
+            below = self.read(found.source)
             gone = 0 if found.keepdims else sum(axis < below.axis for axis in found.axes)
-            return Lifted(below.expression, below.axis - gone, below.width)
+            return HeadTensor(below.expression, below.axis - gone, below.width)
         cells = cells_of(self.graph, found, described(node))
         if cells is None:
             return None
         channel = next(axis for axis in range(1, len(shape)) if axis not in found.axes)
         gone = 0 if found.keepdims else sum(axis < channel for axis in found.axes)
-        return Lifted(Features(cells), channel - gone, cells.channels)
+        return HeadTensor(Features(cells), channel - gone, cells.channels)
 
-    def _reshaped(self, node: Any, name: str) -> Lifted:
-        return self.moved(node, node.input[0], name)
-
-    def moved(self, node: Any, source: str, name: str) -> Lifted:
+    def moved(self, node: Any, source: str, name: str) -> HeadTensor:
         """The same numbers in the same order, under other axes."""
         before, after = self.graph.shape_of(source), self.graph.shape_of(name)
         if len(wide(before)) > 1 or len(wide(after)) > 1 or len(after) < 2 or before[:1] != after[:1]:
             self.refuse(node)
-        below, left = self.lift(source), wide(after)
-        return Lifted(below.expression, left[0] if left else min(below.axis, len(after) - 1), below.width)
+        below, left = self.read(source), wide(after)
+        return HeadTensor(below.expression, left[0] if left else min(below.axis, len(after) - 1), below.width)
 
     def flat(self, name: str) -> Features | None:
         """The features behind a tensor (N, C·h·w) that is their grid, flattened; None if it is none."""
@@ -137,3 +139,7 @@ class HeadReader:
     def refuse(self, node: Any) -> NoReturn:
         """Give up at a node."""
         raise ExportError(refusal(self.graph, node))
+
+
+Step: TypeAlias = Callable[[HeadReader, Any, str], HeadTensor]
+"""Reads a node's output, of that name, as an expression in the features; a reader reads what the node reads."""

@@ -16,7 +16,7 @@ _FLOAT = onnx.TensorProto.FLOAT
 
 
 @dataclass(frozen=True)
-class Views:
+class PictureOutputs:
     """What a file gives beside all classes' maps.
 
     Attributes:
@@ -41,7 +41,7 @@ class Views:
             raise ExportError(f"boxes: expected a share of the maximum in [0, 1), got {self.boxes}")
 
 
-def heatmaps(graph: Graph, build: Builder, maps: str, size: Upsample) -> str:
+def heatmap_nodes(graph: Graph, build: Builder, maps: str, size: Upsample) -> str:
     """Maps (N, K, h, w) laid over the input: half-pixel bilinear, held at the edge cells' values, (N, K, H, W)."""
     wanted = _input_hw(graph, build) if size == "input" else build.whole(*size)
     sizes = build.joined(build.sizes(maps, 0, 2), wanted)
@@ -49,7 +49,7 @@ def heatmaps(graph: Graph, build: Builder, maps: str, size: Upsample) -> str:
                       {"mode": "linear", "coordinate_transformation_mode": "half_pixel"})  # fmt: skip
 
 
-def boxes(graph: Graph, build: Builder, laid: str, threshold: float) -> str:
+def box_nodes(graph: Graph, build: Builder, laid: str, threshold: float) -> str:
     """The box around all cells of each map above a share of its maximum (Zhou et al., CVPR 2016, section 3.2).
 
     The paper takes the largest connected part; a graph cannot, so this box holds every part. It equals the paper's

@@ -5,80 +5,73 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from camlucida.errors import ExportError, MissingExtraError, ModelError
-from camlucida.export.surgery import Found
-from camlucida.images.preprocess import Preprocess
-from camlucida.models import Model, open_model
-from camlucida.onnx.graph import first_line, outputs_of, session
+from camlucida.errors import ExportError, MissingExtraError, ModelError, first_line
+from camlucida.export.surgery import GraphFacts
+from camlucida.export.verify import TOLERANCES
+from camlucida.images.picture import shown
+from camlucida.models import open_model
+from camlucida.onnx.graph import GraphRun
+from camlucida.onnx.metadata import Metadata
 from camlucida.pytorch.engine import TorchEngine
 from camlucida.pytorch.split import logits_in
 from camlucida.pytorch.state import evaluating
 from camlucida.pytorch.with_maps import WithMaps, with_maps
-from camlucida.targets import Activation, logit_spread
+from camlucida.targets import logit_spread
 
-PARITY = 1e-4
+PARITY = TOLERANCES[""]
 """How far PyTorch and ONNX may differ, over the spread of the picture's logits."""
 
 _LARGEST_INSIDE = 2**31 - 2**24
 
 
 @dataclass(frozen=True, eq=False)
-class Traced:
+class TorchGraph:
     """A PyTorch classifier's graph in a file, and what its source says of it.
 
     Attributes:
         path: of the graph, in the scratch folder.
         name: the source's.
         both: the classifier with its maps, as PyTorch computes them.
-        labels: of the classes, if known.
-        preprocess: of pictures.
-        calibration: of boxes and masks, if the source has one.
-        activation: how logits become probabilities, if the source says.
+        metadata: what the source says of its classes, pictures and maps.
         sha256: of the classifier's parameters and buffers, in their order: names, types, sizes and values.
     """
 
     path: Path
     name: str
     both: WithMaps
-    labels: tuple[str, ...] | None
-    preprocess: Preprocess
-    calibration: Mapping[str, Any] | None
-    activation: Activation | None
+    metadata: Metadata
     sha256: str
 
-    def compare(self, new: Path, found: Found, real: NDArray[np.float32] | None) -> float:
+    def compare(self, new: Path, facts: GraphFacts, real: NDArray[np.float32] | None) -> float:
         """How far the file's logits and maps are from PyTorch's, over the logits' spread, the worst of all pictures.
 
         Args:
             new: the file with maps.
-            found: what ``add_maps`` said.
+            facts: what ``add_maps`` said.
             real: a preprocessed picture (1, 3, H, W), beside random ones.
 
         Raises:
             ExportError: farther than ``PARITY``.
         """
-        opened = session(new, self.name, None)
-        names = [output.name for output in opened.get_outputs()]
+        run, graph = GraphRun(new, self.name), facts.graph
         worst = 0.0
-        batches = [found.graph.example(2, seed=4)] + ([] if real is None else [real.repeat(found.graph.batch or 1, 0)])
-        for batch in batches:
-            made = dict(zip(names, outputs_of(opened, self.name, {found.graph.input.name: batch}), strict=True))
+        for batch in [graph.example(2, seed=4)] + ([] if real is None else [real.repeat(graph.batch or 1, 0)]):
+            outputs = run({graph.input.name: batch})
             with torch.no_grad(), evaluating(self.both.net):
                 logits, maps = (one.double().numpy() for one in self.both(torch.from_numpy(batch)))
-            if "top_ids" in made:
-                maps = np.take_along_axis(maps, made["top_ids"][:, :, None, None], 1)
-            for own, other in ((logits, made["logits"]), (maps, made["maps"])):
+            if "top_ids" in outputs:
+                maps = np.take_along_axis(maps, outputs["top_ids"][:, :, None, None], 1)
+            for own, other in ((logits, outputs["logits"]), (maps, outputs["maps"])):
                 if own.shape != other.shape:
                     raise ExportError(f"{self.name}: PyTorch gives {own.shape} where ONNX gives {other.shape}; "
                                       "nothing was written")  # fmt: skip
@@ -101,7 +94,7 @@ class _Logits(nn.Module):
         return logits_in(self.net(images))
 
 
-def trace(source: str, size_hw: tuple[int, int] | None, scratch: Path) -> Traced:
+def trace(source: str, size_hw: tuple[int, int] | None, scratch: Path) -> TorchGraph:
     """Export a PyTorch classifier by ``torch.onnx`` with any batch size, at one picture size.
 
     Args:
@@ -127,9 +120,8 @@ def trace(source: str, size_hw: tuple[int, int] | None, scratch: Path) -> Traced
         except ModelError as error:
             raise ExportError(f"{source}: {error}") from error
         _export(source, net, example, "logits" if activation is None else "probabilities", path)
-    return Traced(
-        path, source, both, model.class_names, model.preprocess, _calibration(model), model.activation, _sha256(net)
-    )
+    metadata = Metadata(model.class_names, model.preprocess, model.calibration, model.activation)
+    return TorchGraph(path, source, both, metadata, _sha256(net))
 
 
 def _export(source: str, net: nn.Module, example: Tensor, output: str, path: Path) -> None:
@@ -146,7 +138,7 @@ def _export(source: str, net: nn.Module, example: Tensor, output: str, path: Pat
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "onnxscript", "export") from error
     except Exception as error:  # torch raises many kinds here
-        raise ExportError(f"{source}: PyTorch cannot export it ({first_line(error)})") from error
+        raise ExportError(f"{source}: PyTorch cannot export it ({shown(first_line(error))})") from error
 
 
 @contextmanager
@@ -161,11 +153,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _calibration(model: Model) -> Mapping[str, Any] | None:
-    values: Mapping[str, Any] | None = None if model.calibration is None else model.calibration.to_dict()
-    return values
 
 
 def _sha256(net: nn.Module) -> str:

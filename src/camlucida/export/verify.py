@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.errors import ExportError
-from camlucida.export.surgery import Found
+from camlucida.errors import ExportError, first_line
+from camlucida.export.surgery import GraphFacts
+from camlucida.images.picture import shown
 from camlucida.onnx.extra import onnx
-from camlucida.onnx.graph import first_line, outputs_of, session
+from camlucida.onnx.graph import GraphRun
 from camlucida.targets import logit_spread
 
 TOLERANCES = {"": 1e-4, "half": 2e-2, "int8": 5e-2}
@@ -52,7 +53,9 @@ def check_file(path: Path, old: Any, name: str) -> None:
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:
-        raise ExportError(f"{name}: the new graph is not valid ({first_line(error)}); please report it") from error
+        raise ExportError(
+            f"{name}: the new graph is not valid ({shown(first_line(error))}); please report it"
+        ) from error
     if _inferred(old) is None:
         why = _inferred(onnx.load_model(str(path), load_external_data=False))
         if why is not None:
@@ -60,7 +63,7 @@ def check_file(path: Path, old: Any, name: str) -> None:
 
 
 def compare(
-    old: Any, folder: Path | None, new: Path, found: Found, real: NDArray[np.float32] | None, name: str
+    old: Any, folder: Path | None, new: Path, facts: GraphFacts, real: NDArray[np.float32] | None, name: str
 ) -> Check:
     """Run both models on random pictures and a real one, one and two at a time, and at another size where they may.
 
@@ -68,22 +71,20 @@ def compare(
         old: the model as it was.
         folder: where its external data lie, if it has any.
         new: the new file.
-        found: what ``add_maps`` said.
+        facts: what ``add_maps`` said.
         real: a preprocessed picture (1, 3, H, W); None compares random ones alone.
         name: what messages call it.
 
     Raises:
         ExportError: an output changed, or maps and bias do not add up to the logits.
     """
-    before, after = session(old, name, folder), session(new, name, None)
-    names = [output.name for output in after.get_outputs()]
-    graph, tolerance = found.graph, TOLERANCES[found.coarse]
-    residual = change = 0.0
-    for feed in _feeds(found, real):
-        kept = dict(zip(found.outputs, outputs_of(before, name, {graph.input.name: feed}), strict=True))
-        made = dict(zip(names, outputs_of(after, name, {graph.input.name: feed}), strict=True))
-        change = max(change, *(_change(made[one], value) for one, value in kept.items()))
-        residual = max(residual, _residual(made, name))
+    before, after = GraphRun(old, name, folder), GraphRun(new, name)
+    tolerance, residual, change = TOLERANCES[facts.precision], 0.0, 0.0
+    for pictures in _batches(facts, real):
+        feed = {facts.graph.input.name: pictures}
+        expected, outputs = before(feed), after(feed)
+        change = max(change, *(_change(outputs[output], value) for output, value in expected.items()))
+        residual = max(residual, _residual(outputs, name))
     if not change <= tolerance:
         raise ExportError(f"{name}: its outputs would change by {change:.1e} of their spread "
                           f"(allowed: {tolerance:.0e}); nothing was written")  # fmt: skip
@@ -93,32 +94,31 @@ def compare(
     return Check(residual, change, tolerance)
 
 
-def _feeds(found: Found, real: NDArray[np.float32] | None) -> list[NDArray[Any]]:
-    graph = found.graph
-    feeds = [graph.example(1, seed=1), graph.example(2, seed=2)]
+def _batches(facts: GraphFacts, real: NDArray[np.float32] | None) -> list[NDArray[Any]]:
+    graph = facts.graph
+    batches = [graph.example(1, seed=1), graph.example(2, seed=2)]
     if real is not None:
-        one = np.repeat(real, graph.batch or 1, 0)
-        feeds.append(graph.fed(one))
+        batches.append(graph.fed(np.repeat(real, graph.batch or 1, 0)))
         if graph.batch is None:
-            feeds.append(graph.fed(np.concatenate([real, real[..., ::-1]])))
+            batches.append(graph.fed(np.concatenate([real, real[..., ::-1]])))
     if graph.fixed_hw is None:
         height, width = graph.size_hw
-        feeds.append(graph.example(1, (height + height // 2, width + width // 4 * 2), seed=3))
-    return feeds
+        batches.append(graph.example(1, (height + height // 2, width + width // 4 * 2), seed=3))
+    return batches
 
 
-def _residual(made: dict[str, NDArray[Any]], name: str) -> float:
+def _residual(outputs: dict[str, NDArray[Any]], name: str) -> float:
     """|Σ map + bias - logit| over the logits' spread, the worst of the batch."""
-    logits = made["logits"].astype(np.float64)
-    total = made["maps"].astype(np.float64).sum((2, 3)) + made["bias"].astype(np.float64)
+    logits = outputs["logits"].astype(np.float64)
+    total = outputs["maps"].astype(np.float64).sum((2, 3)) + outputs["bias"].astype(np.float64)
     wanted = logits
-    if "top_ids" in made:
-        wanted = np.take_along_axis(logits, made["top_ids"], 1)
+    if "top_ids" in outputs:
+        wanted = np.take_along_axis(logits, outputs["top_ids"], 1)
         best = -np.sort(-logits, 1)[:, : wanted.shape[1]]
         if not np.array_equal(best, wanted):
             raise ExportError(f"{name}: top_ids are not the likeliest classes; nothing was written")
     if total.shape != wanted.shape:
-        raise ExportError(f"{name}: its maps are {made['maps'].shape}, which does not fit its logits {logits.shape}")
+        raise ExportError(f"{name}: its maps are {outputs['maps'].shape}, which does not fit its logits {logits.shape}")
     return float((np.abs(total - wanted).max(1) / logit_spread(logits)).max())
 
 
@@ -138,5 +138,5 @@ def _inferred(model: Any) -> str | None:
     try:
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:
-        return first_line(error)
+        return shown(first_line(error))
     return None

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
-from camlucida.errors import CamlucidaError, MethodError, MissingExtraError, ModelError
-from camlucida.images.preprocess import Preprocess
-from camlucida.methods.registry import Method
+from camlucida.errors import MethodError, MissingExtraError, ModelError
+from camlucida.methods.registry import WITHOUT_GRADIENTS, Method
 from camlucida.models.model import Model
-from camlucida.onnx.session import WITHOUT_GRADIENTS, OnnxSession, content_of
+from camlucida.onnx.metadata import read_metadata, usual_preprocess
+from camlucida.onnx.session import OnnxSession, content_of
 from camlucida.runners.onnx_maps import OnnxRunner
 from camlucida.runners.runner import Runner
-from camlucida.targets import Activation
 
 DEMO = "demo.onnx"
 DEMO_NOTE = (
@@ -63,16 +61,15 @@ def _open(
     read: Callable[[], bytes], name: str, note: str, providers: Sequence[str] | None, threads: int | None
 ) -> Model:
     network = OnnxSession(read(), name, providers=providers, threads=threads)
-    class_names = _json(network.metadata.get("labels"), name, "labels")
-    fields = _json(network.metadata.get("preprocess"), name, "preprocess")
+    metadata = read_metadata(network.metadata, name)
     own = OnnxRunner(network) if "maps" in network.outputs else None
     output = "logits" if own is not None else scores_of(network)
 
     @cache
     def classifier() -> Any:
-        from camlucida.runners.onnx_methods import Classifier
+        from camlucida.onnx.onnx_pass import OnnxClassifier
 
-        return Classifier(network, read(), output)
+        return OnnxClassifier(network, read(), output)
 
     def runner(method: Method, layer: Any) -> Runner:
         if layer is not None:
@@ -92,15 +89,13 @@ def _open(
             raise MissingExtraError("PyTorch", "torch") from error
         return OnnxMethods(classifier(), method)
 
-    if class_names is not None:
+    if metadata.class_names is not None:
         classes = own.classes if own is not None else _classes(network, output)
-        named = isinstance(class_names, list) and all(isinstance(each, str) for each in class_names)
-        if not named or len(class_names) not in ({classes} if classes > 1 else {1, 2}):
+        if len(metadata.class_names) not in ({classes} if classes > 1 else {1, 2}):
             raise ModelError(f"{name}: its metadata 'labels' is not a list of {classes} names")
     return Model(
-        name, runner, _preprocess(fields, network, name), tuple(class_names) if class_names else None,
-        _activation(network.metadata.get("activation"), name), note,
-        _calibration(_json(network.metadata.get("calibration"), name, "calibration"), name), session=network,
+        name, runner, metadata.preprocess or usual_preprocess(network.input_hw or (224, 224)), metadata.class_names,
+        metadata.activation, note, metadata.calibration, session=network,
     )  # fmt: skip
 
 
@@ -129,45 +124,3 @@ def _classes(network: OnnxSession, output: str) -> int:
         return shape[1]
     (scores,) = network.run([output], network.blank())
     return int(scores[0].size)  # one, where there is but the pictures' axis
-
-
-def _json(text: str | None, name: str, what: str) -> Any:
-    if text is None:
-        return None
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ModelError(f"{name}: its metadata {what!r} is not JSON ({error})") from error
-
-
-def _activation(stored: str | None, name: str) -> Activation | None:
-    for known in get_args(Activation):
-        if stored == known:
-            return cast(Activation, known)
-    if stored is not None:
-        raise ModelError(
-            f"{name}: its metadata 'activation' is {stored!r}, not one of {', '.join(get_args(Activation))}"
-        )
-    return None
-
-
-def _calibration(fields: Any, name: str) -> Any:
-    """How boxes and masks are made of its maps, where a training run brought that with it."""
-    if fields is None:
-        return None
-    from camlucida.boxes.calibration import Calibration
-
-    try:
-        return Calibration.from_dict(fields)
-    except (TypeError, CamlucidaError) as error:
-        raise ModelError(f"{name}: its metadata 'calibration' does not describe one ({error})") from error
-
-
-def _preprocess(fields: Any, network: OnnxSession, name: str) -> Preprocess:
-    if fields is None:
-        return Preprocess(network.input_hw or (224, 224), crop_fraction=0.875)
-    try:
-        tuples: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
-        return Preprocess(**tuples)
-    except (TypeError, AttributeError) as error:
-        raise ModelError(f"{name}: its metadata 'preprocess' does not describe one ({error})") from error

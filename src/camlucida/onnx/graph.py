@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.errors import ExportError
+from camlucida.errors import ExportError, ModelError, first_line
+from camlucida.images.picture import shown
 from camlucida.onnx.extra import onnx
+from camlucida.onnx.session import input_layout, open_session
+from camlucida.targets import Activation
 
 _NO_TENSORS = ("SplitToSequence", "SequenceEmpty", "SequenceConstruct", "SequenceInsert", "SequenceErase",
                "SequenceMap", "ConcatFromSequence", "Optional", "OptionalGetElement", "ZipMap")  # fmt: skip
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
-_CHANNELS = (1, 3, 4)
+_ACTIVATIONS: dict[str, Activation] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
+_SAME_LOGITS = ("Identity", "Cast", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "QuantizeLinear",
+                "DequantizeLinear")  # fmt: skip
 
 
 class Graph:
@@ -49,20 +55,18 @@ class Graph:
 
     def _set_input(self, size_hw: tuple[int, int] | None) -> None:
         kind = self.input.type.tensor_type
-        sizes = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in kind.shape.dim]
+        sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
         if len(sizes) != 4:
             raise ExportError(
                 f"{self.name}: expected an input of pictures (N, C, H, W) or (N, H, W, C), got {len(sizes)} axes; "
                 "maps are made of image classifiers"
             )
-        self.channels_last = sizes[3] in _CHANNELS and sizes[1] not in _CHANNELS
-        batch, *rest = sizes
-        channels, space = (rest[2], rest[:2]) if self.channels_last else (rest[0], rest[1:])
-        self.batch: int | None = batch
+        layout = input_layout(sizes)
+        self.batch, self.channels, self.channels_last = layout.batch, layout.channels, layout.channels_last
         self.input_type: int = kind.elem_type
-        self.channels: int = channels or 3
-        self.fixed_hw = (space[0], space[1]) if space[0] and space[1] else None
-        self.size_hw: tuple[int, int] = self.fixed_hw or size_hw or (space[0] or 224, space[1] or 224)
+        self.fixed_hw = layout.fixed_hw
+        height, width = layout.space
+        self.size_hw: tuple[int, int] = self.fixed_hw or size_hw or (height or 224, width or 224)
 
     def example(self, batch: int = 2, size_hw: tuple[int, int] | None = None, seed: int = 0) -> NDArray[Any]:
         """Random pictures as the graph takes them, (N, C, H, W) or (N, H, W, C); a fixed batch is kept."""
@@ -82,21 +86,20 @@ class Graph:
     @cached_property
     def varying(self) -> frozenset[str]:
         """Every tensor that is not a constant."""
-        found = {self.input.name}
+        varying = {self.input.name}
         for node in self.model.graph.node:
-            if node.op_type in _RANDOM or not found.isdisjoint(read_by(node)):
-                found.update(node.output)
-        return frozenset(found - {""})
+            if node.op_type in _RANDOM or not varying.isdisjoint(reads(node)):
+                varying.update(node.output)
+        return frozenset(varying - {""})
 
     @cached_property
     def types(self) -> dict[str, int]:
         """Element types of tensors, as far as they can be told."""
         known = onnx.shape_inference.infer_shapes(self.model).graph
         values = (*known.input, *known.value_info, *known.output)
-        found = {value.name: value.type.tensor_type.elem_type for value in values}
-        return {name: kind for name, kind in found.items() if kind} | {
-            name: tensor.data_type for name, tensor in self.initializers.items()
-        }
+        kinds = {value.name: value.type.tensor_type.elem_type for value in values}
+        stored = {name: tensor.data_type for name, tensor in self.initializers.items()}
+        return {name: kind for name, kind in kinds.items() if kind} | stored
 
     def type_of(self, name: str) -> int:
         """A tensor's element type; float where nothing says."""
@@ -109,24 +112,19 @@ class Graph:
         Raises:
             ExportError: the model does not run.
         """
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
         plain = [
             output
-            for node in model.graph.node
+            for node in self.model.graph.node
             if node.op_type not in _NO_TENSORS and not any(attribute.HasField("g") for attribute in node.attribute)
             for output in node.output
             if output in self.varying
         ]
-        del model.graph.output[:]
-        for i, tensor in enumerate(plain):
-            model.graph.node.append(onnx.helper.make_node("Shape", [tensor], [f"camlucida_shape_{i}"]))
-            model.graph.output.append(
-                onnx.helper.make_tensor_value_info(f"camlucida_shape_{i}", onnx.TensorProto.INT64, None)
-            )
-        found = run(model, self.name, {self.input.name: self.example()}, self._folder, optimize=False)
-        shapes = {tensor: tuple(int(size) for size in shape) for tensor, shape in zip(plain, found, strict=True)}
-        return shapes | {self.input.name: self.example().shape}
+        outputs = [f"camlucida_shape_{i}" for i in range(len(plain))]
+        asking = [onnx.helper.make_node("Shape", [name], [out]) for name, out in zip(plain, outputs, strict=True)]
+        model = part_of(self.model, [*self.model.graph.node, *asking], outputs)
+        shapes = self._run(model, {self.input.name: self.example()})
+        sizes = {name: tuple(map(int, shapes[out])) for name, out in zip(plain, outputs, strict=True)}
+        return sizes | {self.input.name: self.example().shape}
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """The size of one such tensor.
@@ -142,44 +140,27 @@ class Graph:
         """The value that a tensor has for ``example()``."""
         if name not in self.varying:
             return self.value(name)
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        del model.graph.output[:]
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, self.type_of(name), None))
-        feed = {self.input.name: self.example()}
-        return np.asarray(run(model, self.name, feed, self._folder, optimize=False)[0])
+        model = part_of(self.model, leading_to([name], self.model.graph.node), [name])
+        return np.asarray(self._run(model, {self.input.name: self.example()})[name])
 
     def value(self, name: str) -> NDArray[Any]:
         """The value of a constant tensor, computed where the graph computes it."""
         if name not in self._values:
-            self._values[name] = self._computed(name)
+            nodes = leading_to([name], self.model.graph.node)
+            if not nodes and name in self.initializers and self._folder is None:
+                self._values[name] = np.asarray(onnx.numpy_helper.to_array(self.initializers[name]))
+            else:
+                copy = onnx.helper.make_node("Identity", [name], ["camlucida_value"])
+                model = part_of(self.model, [*nodes, copy], ["camlucida_value"], inputs=())
+                self._values[name] = np.asarray(self._run(model, {})["camlucida_value"])
         return self._values[name]
 
-    def _computed(self, name: str) -> NDArray[Any]:
-        needed, nodes, weights, seen = [name], [], [], set()
-        while needed:
-            one = needed.pop()
-            if one in seen:
-                continue
-            seen.add(one)
-            if one in self.initializers:
-                weights.append(self.initializers[one])
-            elif one in self.makers:
-                nodes.append(self.makers[one])
-                needed.extend(read_by(self.makers[one]))
-        chosen = {id(node) for node in nodes}
-        ordered = [node for node in self.model.graph.node if id(node) in chosen]
-        if not ordered and weights and self._folder is None:
-            return np.asarray(onnx.numpy_helper.to_array(weights[0]))
-        out = onnx.helper.make_tensor_value_info("camlucida_value", self.type_of(name), None)
-        copied = onnx.helper.make_node("Identity", [name], ["camlucida_value"])
-        made = onnx.helper.make_graph([*ordered, copied], "constant", [], [out], weights)
-        model = onnx.helper.make_model(made, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
-        return np.asarray(run(model, self.name, {}, self._folder, optimize=False)[0])
+    def _run(self, model: Any, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        return GraphRun(model, self.name, self._folder, optimize=False)(feed)
 
 
-def session(model: Any, name: str, folder: Path | None, *, optimize: bool = True) -> Any:
-    """An ONNX Runtime session.
+class GraphRun:
+    """A graph that is looked at or was rewritten, run on the CPU: all its outputs by name, as they are.
 
     Args:
         model: a ``ModelProto``, or the path of a file.
@@ -190,71 +171,93 @@ def session(model: Any, name: str, folder: Path | None, *, optimize: bool = True
     Raises:
         ExportError: ONNX Runtime does not take it.
     """
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if folder is not None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
-    try:
-        given = str(model) if isinstance(model, Path) else model.SerializeToString()
-        return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises its own types, none of them public
-        raise ExportError(f"{name}: ONNX Runtime does not take it ({first_line(error)})") from error
+    def __init__(self, model: Any, name: str, folder: Path | None = None, *, optimize: bool = True) -> None:
+        content = model if isinstance(model, Path) else model.SerializeToString()
+        try:
+            self._session = open_session(content, name, optimize=optimize, folder=folder)
+        except ModelError as error:
+            why = shown(first_line(error.__cause__ or error))
+            raise ExportError(f"{name}: ONNX Runtime does not take it ({why})") from error
+        self._name = name
+        self._outputs = [output.name for output in self._session.get_outputs()]
 
+    def __call__(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """The outputs of inputs by name.
 
-def run(
-    model: Any, name: str, feed: dict[str, NDArray[Any]], folder: Path | None, *, optimize: bool = True
-) -> list[Any]:
-    """One run of all outputs (see ``session``).
-
-    Raises:
-        ExportError: it fails.
-    """
-    return outputs_of(session(model, name, folder, optimize=optimize), name, feed)
-
-
-def outputs_of(opened: Any, name: str, feed: dict[str, NDArray[Any]]) -> list[Any]:
-    """All outputs of a session.
-
-    Raises:
-        ExportError: it fails.
-    """
-    try:
-        made: list[Any] = opened.run(None, feed)
-    except Exception as error:
-        sizes = ", ".join("×".join(map(str, value.shape)) for value in feed.values())
-        raise ExportError(f"{name}: does not run on an input of {sizes} ({first_line(error)})") from error
-    return made
-
-
-def first_line(error: BaseException) -> str:
-    """The beginning of what a library says."""
-    from camlucida.images.picture import shown
-
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return shown(lines[0][:200])
+        Raises:
+            ExportError: it fails.
+        """
+        try:
+            return dict(zip(self._outputs, self._session.run(None, feed), strict=True))
+        except Exception as error:
+            sizes = ", ".join("×".join(map(str, value.shape)) for value in feed.values())
+            why = shown(first_line(error))
+            raise ExportError(f"{self._name}: does not run on an input of {sizes} ({why})") from error
 
 
 def attributes(node: Any) -> dict[str, Any]:
     """A node's attributes by name; text as ``str``."""
-    found = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+    values = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
     return {
-        name: value.decode(errors="replace") if isinstance(value, bytes) else value for name, value in found.items()
+        name: value.decode(errors="replace") if isinstance(value, bytes) else value for name, value in values.items()
     }
 
 
-def read_by(node: Any) -> set[str]:
-    """What a node reads, its subgraphs too."""
-    found, open_nodes = set(node.input), [node]
-    while open_nodes:
-        for attribute in open_nodes.pop().attribute:
-            for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                for inner in graph.node:
-                    found.update(inner.input)
-                    open_nodes.append(inner)
-                found.update(output.name for output in graph.output)
-    return found - {""}
+def inner_graphs(node: Any) -> Iterator[Any]:
+    """The branches or the loop body that a node has."""
+    for attribute in node.attribute:
+        yield from ([attribute.g] if attribute.HasField("g") else [])
+        yield from attribute.graphs
+
+
+def reads(node: Any) -> Iterator[str]:
+    """The tensors that a node reads, also inside its branches and loops."""
+    yield from filter(None, node.input)
+    for inner in inner_graphs(node):
+        own = {value.name for value in (*inner.input, *inner.initializer)}
+        for part in inner.node:
+            yield from (name for name in reads(part) if name not in own)
+            own.update(part.output)
+        yield from (output.name for output in inner.output if output.name not in own)
+
+
+def leading_to(names: Iterable[str], nodes: Sequence[Any]) -> list[Any]:
+    """The nodes that tensors need, out of nodes in order."""
+    wanted, needed = set(names), []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(reads(node))
+            needed.append(node)
+    return needed[::-1]
+
+
+def part_of(model: Any, nodes: Sequence[Any], outputs: Iterable[str], inputs: Sequence[Any] | None = None) -> Any:
+    """A ``ModelProto`` of some of a model's nodes and the constants that they read; None takes its inputs."""
+    part, old, outputs = onnx.ModelProto(), model.graph, list(outputs)
+    part.ir_version = model.ir_version
+    part.opset_import.extend(model.opset_import)
+    part.functions.extend(model.functions)
+    read = {name for node in nodes for name in reads(node)}.union(outputs)
+    part.graph.name = old.name
+    part.graph.node.extend(nodes)
+    part.graph.initializer.extend(one for one in old.initializer if one.name in read)
+    part.graph.sparse_initializer.extend(one for one in old.sparse_initializer if one.values.name in read)
+    part.graph.input.extend(old.input if inputs is None else inputs)
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    return part
+
+
+def before_activation(makers: Mapping[str, Any], output: str) -> tuple[str, Activation | None]:
+    """What a final softmax or sigmoid was made of, past steps that only change the form; else the output itself.
+
+    Args:
+        makers: the graph's nodes by the tensors that they make.
+        output: what the graph says of the classes.
+    """
+    name = output
+    while name in makers and makers[name].op_type in _SAME_LOGITS:
+        name = makers[name].input[0]
+    if name in makers and makers[name].op_type in _ACTIVATIONS:
+        return makers[name].input[0], _ACTIVATIONS[makers[name].op_type]
+    return output, None

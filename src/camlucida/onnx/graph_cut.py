@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from camlucida.errors import ModelError
 from camlucida.onnx.extra import onnx
+from camlucida.onnx.graph import before_activation, leading_to, part_of, reads
 from camlucida.targets import Activation
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-_LAST: dict[str, Activation] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
-_SAME = {"Identity", "Cast", "Dropout"}
 _MOVING = {"Transpose", "Einsum", "DepthToSpace", "SpaceToDepth"}
 _SIZES = {"Shape", "Size"}
-VIEWS = {*_SAME, "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+VIEWS = {"Identity", "Cast", "Dropout", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 """Operations that leave every number as it is."""
 
 
@@ -76,22 +75,24 @@ def route_of(content: bytes, name: str, pictures: str, output: str) -> Route:
         MissingExtraError: onnx is not installed.
     """
     model = onnx.load_model_from_string(content)
-    logits, activation = _before_activation(model, output)
+    makers = {value: node for node in model.graph.node for value in node.output}
+    logits, activation = before_activation(makers, output)
     moved = {pictures}
     nodes = []
     for node in model.graph.node:
         if node.op_type not in _SIZES and any(value in moved for value in reads(node)):
             moved.update(node.output)
             nodes.append(node)
-    kept = _leading_to([logits], nodes)
+    kept = leading_to([logits], nodes)
     if not kept:
         raise ModelError(f"{name}: its output {output} does not depend on its input")
-    return Route(model, pictures, logits, activation, kept)
+    return Route(model, pictures, logits, activation, tuple(kept))
 
 
 def showing(route: Route, values: Iterable[str]) -> bytes:
     """The file with these values as its outputs, and nothing that they do not need."""
-    return _written(route, list(_leading_to(values, route.model.graph.node)), values, None)
+    content: bytes = part_of(route.model, leading_to(values, route.model.graph.node), values).SerializeToString()
+    return content
 
 
 def sizes_read(route: Route, value: str) -> tuple[str, ...]:
@@ -112,7 +113,8 @@ def behind(route: Route, value: str, rank: int, batch: int | None, types: Mappin
     nodes, sizes = _behind(route, value)
     given = [onnx.helper.make_tensor_value_info(value, types[value], [batch, *[None] * (rank - 1)])]
     given += [onnx.helper.make_tensor_value_info(name, types[name], None) for name in sizes]
-    return _written(route, nodes, [route.logits], given)
+    content: bytes = part_of(route.model, nodes, [route.logits], given).SerializeToString()
+    return content
 
 
 def _behind(route: Route, value: str) -> tuple[list[NodeProto], tuple[str, ...]]:
@@ -135,54 +137,3 @@ def _behind(route: Route, value: str) -> tuple[list[NodeProto], tuple[str, ...]]
             found.add(makers[name])
             wanted += reads(every[makers[name]])
     return [every[i] for i in sorted(found)], tuple(sizes)
-
-
-def _before_activation(model: ModelProto, output: str) -> tuple[str, Activation | None]:
-    makers = {value: node for node in model.graph.node for value in node.output}
-    name = output
-    while name in makers and makers[name].op_type in _SAME:
-        name = makers[name].input[0]
-    if name in makers and makers[name].op_type in _LAST:
-        return makers[name].input[0], _LAST[makers[name].op_type]
-    return output, None
-
-
-def reads(node: NodeProto) -> Iterator[str]:
-    """The values that a node reads, also inside its branches and loops."""
-    yield from filter(None, node.input)
-    for attribute in node.attribute:
-        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            own = {value.name for value in (*inner.input, *inner.initializer)}
-            for part in inner.node:
-                yield from (name for name in reads(part) if name not in own)
-                own.update(part.output)
-
-
-def _leading_to(values: Iterable[str], nodes: Sequence[NodeProto]) -> tuple[NodeProto, ...]:
-    wanted = set(values)
-    kept = []
-    for node in reversed(nodes):
-        if any(name in wanted for name in node.output):
-            wanted.update(reads(node))
-            kept.append(node)
-    return tuple(reversed(kept))
-
-
-def _written(
-    route: Route, nodes: Sequence[NodeProto], outputs: Iterable[str], inputs: Sequence[object] | None
-) -> bytes:
-    """A file of these nodes, with the constants that they read."""
-    model, old = onnx.ModelProto(), route.model
-    model.ir_version = old.ir_version
-    model.opset_import.extend(old.opset_import)
-    model.functions.extend(old.functions)
-    read = {name for node in nodes for name in reads(node)} | set(outputs)
-    made = model.graph
-    made.name = old.graph.name
-    made.node.extend(nodes)
-    made.initializer.extend(one for one in old.graph.initializer if one.name in read)
-    made.sparse_initializer.extend(one for one in old.graph.sparse_initializer if one.values.name in read)
-    made.input.extend(old.graph.input if inputs is None else inputs)
-    made.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-    content: bytes = model.SerializeToString()
-    return content

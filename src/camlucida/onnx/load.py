@@ -7,15 +7,16 @@ import heapq
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from camlucida.errors import ExportError
+from camlucida.errors import ExportError, first_line
 from camlucida.images.picture import shown
 from camlucida.onnx.extra import DecodeError, onnx
-from camlucida.onnx.graph import first_line, read_by
+from camlucida.onnx.graph import inner_graphs, reads
 
 LARGEST = 2**31 - 2**20
 """Bytes of one protobuf message, a little below its limit: what is added must fit too."""
@@ -30,7 +31,7 @@ _TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint6
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class GraphFile:
     """An ONNX model as it was read.
 
     Attributes:
@@ -46,7 +47,7 @@ class Source:
     folder: Path | None = None
 
 
-def read(path: Path, name: str | None = None) -> Source:
+def read(path: Path, name: str | None = None) -> GraphFile:
     """Read a model, with its external data where the whole fits into one file.
 
     Args:
@@ -78,14 +79,14 @@ def read(path: Path, name: str | None = None) -> Source:
             tensor.raw_data = external_bytes(tensor, path.parent)
             tensor.data_location = onnx.TensorProto.DEFAULT
             del tensor.external_data[:]
-    _sort(model.graph, name)
+    sort_nodes(model.graph, name)
     try:
         onnx.checker.check_model(model if folder is None else str(path))
     except Exception as error:  # its own errors, and those of the C++ library below
-        raise ExportError(f"{name}: not a valid ONNX model ({first_line(error)})") from error
+        raise ExportError(f"{name}: not a valid ONNX model ({shown(first_line(error))})") from error
     model = _without_functions(model, name)
     _check_values(model, name)
-    return Source(name, model, sha256, folder)
+    return GraphFile(name, model, sha256, folder)
 
 
 def tensors(model: Any) -> Iterator[Any]:
@@ -99,15 +100,14 @@ def tensors(model: Any) -> Iterator[Any]:
                 yield from (sparse.values, sparse.indices)
             nodes.extend(graph.node)
             continue
-        for attribute in nodes.pop().attribute:
+        node = nodes.pop()
+        graphs.extend(inner_graphs(node))
+        for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             if attribute.HasField("sparse_tensor"):
                 yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
-            if attribute.HasField("g"):
-                graphs.append(attribute.g)
             yield from attribute.tensors
-            graphs.extend(attribute.graphs)
 
 
 def external_bytes(tensor: Any, folder: Path) -> bytes:
@@ -179,32 +179,31 @@ def _check_place(tensor: Any, folder: Path, what: str, expected: int) -> None:
         raise ExportError(f"{what} claims {expected} bytes that {shown(location)!r} does not hold")
 
 
-def _sort(graph: Any, name: str) -> None:
-    """Put nodes behind those whose outputs they read, as ONNX asks and not every writer does; others stay in order."""
-    made = {output: i for i, node in enumerate(graph.node) for output in node.output if output}
-    before = [{made[one] for one in read_by(node) if one in made} for node in graph.node]
-    if all(max(needed, default=-1) < i for i, needed in enumerate(before)):
-        return
-    waiting = [len(needed) for needed in before]
-    readers: list[list[int]] = [[] for _ in before]
-    for i, needed in enumerate(before):
-        for one in needed:
-            readers[one].append(i)
-    ready = [i for i, count in enumerate(waiting) if count == 0]
-    order: list[int] = []
-    heapq.heapify(ready)
-    while ready:
-        order.append(heapq.heappop(ready))
-        for reader in readers[order[-1]]:
-            waiting[reader] -= 1
-            if waiting[reader] == 0:
-                heapq.heappush(ready, reader)
-    if len(order) < len(before):
-        raise ExportError(f"{name}: not a valid ONNX model (its nodes read each other in a circle)")
+def sort_nodes(graph: Any, name: str) -> None:
+    """Put nodes behind those whose outputs they read, as ONNX asks and not every writer does; others stay in order.
+
+    Raises:
+        ExportError: nodes read each other in a circle.
+    """
     nodes = list(graph.node)
-    sorted_nodes = [nodes[i] for i in order]
+    makers = {output: i for i, node in enumerate(nodes) for output in node.output if output}
+    needed = [{makers[name] for name in reads(node) if name in makers} for node in nodes]
+    if all(max(before, default=-1) < i for i, before in enumerate(needed)):
+        return
+    sorter = TopologicalSorter(dict(enumerate(needed)))
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        raise ExportError(f"{name}: not a valid ONNX model (its nodes read each other in a circle)") from error
+    ready: list[int] = []
+    order: list[int] = []
+    while sorter.is_active():
+        for i in sorter.get_ready():
+            heapq.heappush(ready, i)
+        order.append(heapq.heappop(ready))
+        sorter.done(order[-1])
     del graph.node[:]
-    graph.node.extend(sorted_nodes)
+    graph.node.extend(nodes[i] for i in order)
 
 
 def _without_functions(model: Any, name: str) -> Any:
@@ -226,9 +225,7 @@ def _without_functions(model: Any, name: str) -> Any:
                 sizes[key] = size_of(bodies[key], depth + 1)
                 open_calls.remove(key)
             total += sizes.get(key, 1)
-            for attribute in node.attribute:
-                for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                    total += size_of(graph.node, depth + 1)
+            total += sum(size_of(graph.node, depth + 1) for graph in inner_graphs(node))
         return total
 
     if size_of(model.graph.node, 0) > _MOST_NODES:
@@ -236,7 +233,7 @@ def _without_functions(model: Any, name: str) -> Any:
     try:
         return onnx.inliner.inline_local_functions(model)
     except Exception as error:
-        raise ExportError(f"{name}: its functions cannot be written out ({first_line(error)})") from error
+        raise ExportError(f"{name}: its functions cannot be written out ({shown(first_line(error))})") from error
 
 
 def _check_values(model: Any, name: str) -> None:
@@ -244,7 +241,7 @@ def _check_values(model: Any, name: str) -> None:
     try:
         known = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     except Exception as error:
-        raise ExportError(f"{name}: its shapes do not fit together ({first_line(error)})") from error
+        raise ExportError(f"{name}: its shapes do not fit together ({shown(first_line(error))})") from error
     for value in (*known.input, *known.value_info, *known.output):
         sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value")]
         if any(size < 0 for size in sizes) or math.prod(sizes) > LARGEST_VALUE:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.errors import ModelError
-
-WITHOUT_GRADIENTS = "rise, occlusion, scorecam, ablationcam, reciprocam or eigencam"
-"""Some methods that any ONNX classifier can be explained by, for messages."""
+from camlucida.errors import ModelError, first_line
 
 _LARGEST_FILE = 2**31
 """Bytes; ONNX files cannot be larger without external data, which is not followed."""
@@ -23,6 +21,8 @@ _SPOKEN = {"directml": "dml", "tensorrt-rtx": "nvtensorrtrtx"}
 """Names that people use where ONNX Runtime's own differ from them."""
 _ONE_AT_A_TIME = {"DmlExecutionProvider"}
 """Providers whose sessions must not run in two threads at once."""
+_CHANNELS = (1, 3, 4)
+"""Of pictures; an axis of such a size holds them, and no rows or columns."""
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
           "tensor(uint8)": np.uint8}  # fmt: skip
 
@@ -89,15 +89,23 @@ def _short(provider: str) -> str:
 
 
 def open_session(
-    content: bytes, name: str, *, providers: Sequence[str] | None = None, threads: int | None = None
+    content: bytes | Path,
+    name: str,
+    *,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
+    optimize: bool = True,
+    folder: Path | None = None,
 ) -> Any:
-    """An ``onnxruntime.InferenceSession`` to explain with (graphs that are only being rewritten: ``graph.session``).
+    """An ``onnxruntime.InferenceSession``.
 
     Args:
-        content: the graph. From bytes, so that external data beside the file (or anywhere else) is never followed.
+        content: the graph. From bytes, external data beside the file (or anywhere else) are never followed.
         name: what messages call it.
         providers: see ``providers_of``; None is the CPU.
         threads: on the CPU, within one operation; None: as many as there are cores.
+        optimize: whether ONNX Runtime may rewrite the graph.
+        folder: where the external data of bytes lie, if they are to be followed.
 
     Raises:
         ModelError: not a readable graph, or a provider that is not there or does not start.
@@ -113,12 +121,20 @@ def open_session(
         options.intra_op_num_threads = threads
     # Threads that wait for work by spinning would take it away from those that decode and draw pictures.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
     if _ONE_AT_A_TIME & set(wanted):
         options.enable_mem_pattern = False
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=wanted)
+        graph = str(content) if isinstance(content, Path) else content
+        session = onnxruntime.InferenceSession(graph, options, providers=wanted)
     except Exception as error:  # ONNX Runtime raises its own types, none of them public
-        raise ModelError(f"{name}: {_why_unreadable(str(error))}") from error
+        why = "not a readable ONNX model"
+        if "xternal" in str(error):
+            why = "keeps weights in another file, which is never followed; save it with its weights inside"
+        raise ModelError(f"{name}: {why} ({first_line(error)})") from error
     missing = [_short(one) for one in wanted if one not in session.get_providers()]
     if missing:  # ONNX Runtime goes on with the CPU where a provider's own libraries are not found
         raise ModelError(
@@ -128,11 +144,39 @@ def open_session(
     return session
 
 
-def _why_unreadable(error: str) -> str:
-    first = error.strip().partition("\n")[0][:200]
-    if "xternal" in error:
-        return f"keeps weights in another file, which is never followed; save it with its weights inside ({first})"
-    return f"not a readable ONNX model ({first})"
+@dataclass(frozen=True)
+class InputLayout:
+    """How a graph takes its pictures.
+
+    Attributes:
+        batch: how many at once, where that is fixed.
+        channels: 3 where they are not fixed.
+        channels_last: whether it takes (N, H, W, C), as Keras' graphs do.
+        space: height and width (or other spatial axes); None where a size is not fixed.
+    """
+
+    batch: int | None
+    channels: int
+    channels_last: bool
+    space: tuple[int | None, ...]
+
+    @property
+    def fixed_hw(self) -> tuple[int, int] | None:
+        """Height and width, where both are fixed."""
+        height, width = self.space if len(self.space) == 2 else (None, None)
+        return (height, width) if height and width else None
+
+
+def input_layout(shape: Sequence[Any]) -> InputLayout:
+    """The layout of an input; sizes that are no whole numbers above 0 are not fixed.
+
+    >>> input_layout(["batch", 224, 224, 3])
+    InputLayout(batch=None, channels=3, channels_last=True, space=(224, 224))
+    """
+    sizes = [size if isinstance(size, int) and size > 0 else None for size in shape]
+    last = len(sizes) == 4 and sizes[3] in _CHANNELS and sizes[1] not in _CHANNELS
+    batch, channels, *space = [sizes[0], sizes[3], *sizes[1:3]] if last else [*sizes, None, None][: max(2, len(sizes))]
+    return InputLayout(batch, channels or 3, last, tuple(space))
 
 
 class OnnxSession:
@@ -184,14 +228,9 @@ class OnnxSession:
             raise ModelError(f"{name}: its input is {inputs[0].type}; expected pictures in one of {', '.join(_TYPES)}")
         self.input = inputs[0].name
         self.dtype = _TYPES[inputs[0].type]
-        shape = inputs[0].shape
-        self.batch: int | None = shape[0] if shape and _fixed(shape[0]) else None
-        self.channels_last = len(shape) == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4)
-        channels, sides = (shape[3], shape[1:3]) if self.channels_last else ((*shape, None)[1:2][0], shape[2:])
-        self.channels = channels if _fixed(channels) else 3
-        self.input_hw: tuple[int, int] | None = (
-            (int(sides[0]), int(sides[1])) if len(sides) == 2 and all(map(_fixed, sides)) else None
-        )
+        layout = input_layout(inputs[0].shape)
+        self.batch, self.channels, self.channels_last = layout.batch, layout.channels, layout.channels_last
+        self.input_hw = layout.fixed_hw
 
     def other(self, content: bytes, beside: Sequence[str] = ()) -> OnnxSession:
         """Another graph, on the same device; see the class."""
@@ -235,10 +274,5 @@ class OnnxSession:
             with self._turn:
                 answers = self._session.run(list(outputs), {self.input: laid, **(extra or {})})
         except Exception as error:  # as above
-            first = str(error).strip().partition("\n")[0]
-            raise ModelError(f"{self.name}: failed on input {given.shape} ({first[:200]})") from error
+            raise ModelError(f"{self.name}: failed on input {given.shape} ({first_line(error)})") from error
         return [one.astype(np.float32) if one.dtype.kind == "f" else one for one in map(np.asarray, answers)]
-
-
-def _fixed(size: Any) -> bool:
-    return isinstance(size, int) and size > 0

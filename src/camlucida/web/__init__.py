@@ -10,11 +10,11 @@ from dataclasses import asdict
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from camlucida.errors import ExportError, OutputError
 from camlucida.images.picture import shown
-from camlucida.targets import Activation, default_activation
+from camlucida.targets import default_activation
 
 MODEL = "cam.onnx"
 SAMPLE = "sample.jpg"
@@ -85,8 +85,6 @@ def _described(model: Path | None) -> tuple[bytes, dict[str, Any]]:
     opened = open_demo() if model is None else open_onnx(str(model))
     (logits,) = network.run(["logits"], network.blank())
     width = logits.shape[1]
-    stored = network.metadata.get("activation")
-    activation = opened.activation or (stored if stored in get_args(Activation) else None)
     config = {
         "engine": "browser",
         "model": MODEL,
@@ -99,7 +97,7 @@ def _described(model: Path | None) -> tuple[bytes, dict[str, Any]]:
         "classes": max(width, 2),
         "labels": list(opened.class_names) if opened.class_names else None,
         "preprocess": asdict(opened.preprocess),
-        "activation": activation or default_activation(width),
+        "activation": opened.activation or default_activation(width),
         "note": "" if model is not None else "This is the demonstration model, which knows only everyday things.",
         "sample": SAMPLE,
     }
