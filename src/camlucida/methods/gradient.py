@@ -8,27 +8,18 @@ grid's tokens before it. Tensors are float32, or float64 for float64 models.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from camlucida.errors import MethodError
-from camlucida.methods.registry import Maps, method
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
-
-    from camlucida.pytorch.engine import Pass
-    from camlucida.targets import Targets
+from camlucida.errors import MethodError, first_line
+from camlucida.methods._modes import TwiceDifferentiable
+from camlucida.methods.forward_pass import ForwardPass, Maps
+from camlucida.targets import Targets
 
 
-@method(
-    "gradcam",
-    summary="M = Σ_k mean(g_k) A_k; equals cam behind affine heads",
-    paper="Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, "
-    "ICCV 2017, eq. 1 and 2",
-)
-def gradcam(passed: Pass, targets: Targets) -> Maps:
+def gradcam(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """Grad-CAM: each channel weighted by the mean of its gradient.
 
     Behind mean pooling and an affine head g_k = w_k / (h w) in every cell, and the map is the class activation map in
@@ -39,16 +30,10 @@ def gradcam(passed: Pass, targets: Targets) -> Maps:
     Returns:
         maps (B, T, *grid) and bias (B, T): the score of zero features, and gradient x features of prefix tokens.
     """
-    return _decomposed(passed, targets, lambda g: _weighted(g.flatten(2).mean(2), passed.features))
+    return _decomposed(forward_pass, targets, lambda g: _weighted(g.flatten(2).mean(2), forward_pass.features))
 
 
-@method(
-    "hirescam",
-    summary="M = Σ_k g_k ⊙ A_k",
-    paper="Draelos and Carin, Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural "
-    "networks, arXiv 2011.08891, 2020",
-)
-def hirescam(passed: Pass, targets: Targets) -> Maps:
+def hirescam(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """HiRes-CAM: gradient times features, cell by cell.
 
     Where the head is linear in the features (a flatten and one linear layer too) Σ map + bias is the score.
@@ -58,15 +43,10 @@ def hirescam(passed: Pass, targets: Targets) -> Maps:
     Returns:
         maps (B, T, *grid) and bias (B, T), as those of ``gradcam``.
     """
-    return _decomposed(passed, targets, lambda g: (g * passed.features).sum(1))
+    return _decomposed(forward_pass, targets, lambda g: (g * forward_pass.features).sum(1))
 
 
-@method(
-    "xgradcam",
-    summary="M = Σ_k (Σ g_k A_k / Σ A_k) A_k",
-    paper="Fu et al., Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs, BMVC 2020",
-)
-def xgradcam(passed: Pass, targets: Targets) -> Maps:
+def xgradcam(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """XGrad-CAM: each channel weighted by the mean of its gradient, its activations being the weights of the mean.
 
     Σ map is Σ g A of all channels, as that of HiRes-CAM. The division is exact; channels whose activations sum to zero
@@ -77,22 +57,15 @@ def xgradcam(passed: Pass, targets: Targets) -> Maps:
     Returns:
         maps (B, T, *grid) and bias (B, T), as those of ``gradcam``.
     """
-    total = passed.features.flatten(2).sum(2)
+    total = forward_pass.features.flatten(2).sum(2)
     return _decomposed(
-        passed,
+        forward_pass,
         targets,
-        lambda g: _weighted(divided((g * passed.features).flatten(2).sum(2), total), passed.features),
+        lambda g: _weighted(divided((g * forward_pass.features).flatten(2).sum(2), total), forward_pass.features),
     )
 
 
-@method(
-    "gradcam++",
-    summary="M = Σ_k (Σ α_k relu(g_k)) A_k, α_k = g_k² / (2 g_k² + g_k³ Σ A_k)",
-    paper="Chattopadhay et al., Grad-CAM++: Generalized Gradient-based Visual Explanations for Deep Convolutional "
-    "Networks, WACV 2018, eq. 7 and 19",
-    unit="logits per cell, reweighted",
-)
-def gradcam_plus_plus(passed: Pass, targets: Targets) -> Maps:
+def gradcam_plus_plus(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """Grad-CAM++ for Y = exp(S), whose derivatives are exp(S) g, exp(S) g² and exp(S) g³.
 
     The common factor exp(S) of a map is left out: it only scales the whole map, and overflows. α is computed as
@@ -105,22 +78,16 @@ def gradcam_plus_plus(passed: Pass, targets: Targets) -> Maps:
     Returns:
         maps (B, T, *grid); no bias.
     """
-    total = passed.features.flatten(2).sum(2, keepdim=True)
+    total = forward_pass.features.flatten(2).sum(2, keepdim=True)
 
     def of(gradient: Tensor) -> Tensor:
         g = gradient.flatten(2)
-        return _weighted(divided(g.relu(), 2 + g * total).sum(2), passed.features)
+        return _weighted(divided(g.relu(), 2 + g * total).sum(2), forward_pass.features)
 
-    return Maps(_each(passed, targets, of), None)
+    return Maps(_each(forward_pass, targets, of), None)
 
 
-@method(
-    "layercam",
-    summary="M = Σ_k relu(g_k) ⊙ A_k",
-    paper="Jiang et al., LayerCAM: Exploring Hierarchical Class Activation Maps for Localization, IEEE TIP 2021",
-    unit="logits per cell, rising ones alone",
-)
-def layercam(passed: Pass, targets: Targets) -> Maps:
+def layercam(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """Layer-CAM: features weighted cell by cell by their positive gradients.
 
     Cost: one forward pass; T backward passes through the head.
@@ -128,16 +95,10 @@ def layercam(passed: Pass, targets: Targets) -> Maps:
     Returns:
         maps (B, T, *grid); no bias.
     """
-    return Maps(_each(passed, targets, lambda g: (g.relu() * passed.features).sum(1)), None)
+    return Maps(_each(forward_pass, targets, lambda g: (g.relu() * forward_pass.features).sum(1)), None)
 
 
-@method(
-    "gradcam-elementwise",
-    summary="M = Σ_k relu(g_k ⊙ A_k)",
-    paper="Pillai and Pirsiavash, Explainable Models with Consistent Interpretations, AAAI 2021",
-    unit="logits per cell, positive ones alone",
-)
-def gradcam_elementwise(passed: Pass, targets: Targets) -> Maps:
+def gradcam_elementwise(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """Element-wise Grad-CAM: the positive part of gradient x features in each channel and cell, summed over channels.
 
     Cost: one forward pass; T backward passes through the head.
@@ -145,16 +106,10 @@ def gradcam_elementwise(passed: Pass, targets: Targets) -> Maps:
     Returns:
         maps (B, T, *grid), nowhere negative; no bias.
     """
-    return Maps(_each(passed, targets, lambda g: (g * passed.features).relu().sum(1)), None)
+    return Maps(_each(forward_pass, targets, lambda g: (g * forward_pass.features).relu().sum(1)), None)
 
 
-@method(
-    "eigengradcam",
-    summary="M = the cells' gradient x features on their first principal component",
-    paper="Gildenblat, grad-cam (software), after Muhammad and Yeasin, Eigen-CAM, IJCNN 2020",
-    unit="logits per cell, along the first principal component",
-)
-def eigengradcam(passed: Pass, targets: Targets) -> Maps:
+def eigengradcam(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """EigenGrad-CAM: the cells as points with C coordinates g_k A_k, centred, on their first principal axis.
 
     The axis has no sign of its own: it is turned so that the map goes with Σ_k g_k A_k (HiRes-CAM); where it goes
@@ -168,18 +123,13 @@ def eigengradcam(passed: Pass, targets: Targets) -> Maps:
     """
 
     def of(gradient: Tensor) -> Tensor:
-        points = (gradient * passed.features).flatten(2)
-        return _on_first_axis(points).reshape(-1, *passed.features.shape[2:])
+        points = (gradient * forward_pass.features).flatten(2)
+        return _on_first_axis(points).reshape(-1, *forward_pass.features.shape[2:])
 
-    return Maps(_each(passed, targets, of), None)
+    return Maps(_each(forward_pass, targets, of), None)
 
 
-@method(
-    "shapleycam",
-    summary="M = Σ_k mean(g_k - ½ (H A)_k) A_k, H the Hessian of the score",
-    paper="Cai, CAMs as Shapley Value-based Explainers, arXiv 2501.06261, 2025",
-)
-def shapleycam(passed: Pass, targets: Targets) -> Maps:
+def shapleycam(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """ShapleyCAM: Grad-CAM with half the curvature of the score taken off the gradient, on the way to zero features.
 
     The second-order expansion of the Shapley values of the grid's cells, averaged over the cells as Grad-CAM does;
@@ -194,33 +144,27 @@ def shapleycam(passed: Pass, targets: Targets) -> Maps:
     Raises:
         MethodError: torch has no second derivative for a call in the head.
     """
-    import torch
-
-    from camlucida.methods._modes import TwiceDifferentiable
-
-    features = passed.features
+    features = forward_pass.features
     leaf = features.detach().clone().requires_grad_()
     maps = []
     with torch.enable_grad(), TwiceDifferentiable():
-        scores = targets.of(passed.head(leaf.clone()))
+        scores = targets.of(forward_pass.head(leaf.clone()))
         for column in scores.sum(0).unbind():
             try:
                 weights = _shapley(column, leaf)
             except RuntimeError as error:
                 if "derivative" not in str(error) and "differentiate" not in str(error):
                     raise
-                first = str(error).partition("\n")[0]
-                raise MethodError(f"shapleycam needs second derivatives, which this head has not: {first}") from error
+                why = first_line(error)
+                raise MethodError(f"shapleycam needs second derivatives, which this head has not: {why}") from error
             maps.append(_weighted(weights.flatten(2).mean(2), features))
     with torch.no_grad():
-        bias = targets.of(passed.head(torch.zeros_like(features)))
+        bias = targets.of(forward_pass.head(torch.zeros_like(features)))
     return Maps(torch.stack(maps, 1), bias)
 
 
 def _shapley(column: Tensor, leaf: Tensor) -> Tensor:
     """The gradient less ½ H A at ``leaf``, (B, C, *grid), of the score whose sum over the pictures is ``column``."""
-    import torch
-
     gradient = curved = None
     if column.requires_grad:
         (gradient,) = torch.autograd.grad(column, leaf, create_graph=True, allow_unused=True)
@@ -236,7 +180,6 @@ def divided(above: Tensor, below: Tensor) -> Tensor:
     """The quotient, exactly; 0 where ``below`` is 0.
 
     Example:
-        >>> import torch
         >>> divided(torch.tensor([1.0, 3e-30, 0.0]), torch.tensor([0.0, 1e-30, 0.0]))
         tensor([0., 3., 0.])
     """
@@ -245,33 +188,25 @@ def divided(above: Tensor, below: Tensor) -> Tensor:
 
 def _weighted(weights: Tensor, features: Tensor) -> Tensor:
     """Σ_k w_k A_k: weights (B, C), features (B, C, *grid) to (B, *grid)."""
-    import torch
-
     return torch.bmm(weights[:, None], features.flatten(2)).reshape(-1, *features.shape[2:])
 
 
-def _each(passed: Pass, targets: Targets, of: Callable[[Tensor], Tensor]) -> Tensor:
+def _each(forward_pass: ForwardPass, targets: Targets, of: Callable[[Tensor], Tensor]) -> Tensor:
     """Maps (B, T, *grid): what ``of`` makes of each score's gradient on the grid, (B, C, *grid) to (B, *grid)."""
-    import torch
-
-    return torch.stack([of(gradient) for gradient, _ in passed.each_gradient(targets.of)], 1)
+    return torch.stack([of(gradient) for gradient, _ in forward_pass.each_gradient(targets.of)], 1)
 
 
-def _decomposed(passed: Pass, targets: Targets, of: Callable[[Tensor], Tensor]) -> Maps:
+def _decomposed(forward_pass: ForwardPass, targets: Targets, of: Callable[[Tensor], Tensor]) -> Maps:
     """As ``_each``, with the bias: the score of zero features, and gradient x features of the prefix tokens."""
-    import torch
-
     maps, before = [], []
-    for gradient, prefix in passed.each_gradient(targets.of):
+    for gradient, prefix in forward_pass.each_gradient(targets.of):
         maps.append(of(gradient))
-        before.append((prefix * passed.prefix_tokens).sum((1, 2)))
-    return Maps(torch.stack(maps, 1), passed.at_zero(targets.of) + torch.stack(before, 1))
+        before.append((prefix * forward_pass.prefix_tokens).sum((1, 2)))
+    return Maps(torch.stack(maps, 1), forward_pass.at_zero(targets.of) + torch.stack(before, 1))
 
 
 def _on_first_axis(points: Tensor) -> Tensor:
     """N centred points (B, C, N) on their first principal axis, (B, N), going with the sum of their coordinates."""
-    import torch
-
     scale = torch.maximum(points.amax((1, 2), keepdim=True), -points.amin((1, 2), keepdim=True))
     unit = points / scale.masked_fill(scale == 0, 1)  # so that squares of small numbers do not vanish
     total = unit.sum(1)

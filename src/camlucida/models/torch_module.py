@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from camlucida.errors import MissingExtraError, ModelError
+from camlucida.errors import MissingExtraError, ModelError, first_line
 from camlucida.images.preprocess import Fit, Interpolation, Preprocess
 from camlucida.methods.registry import Method
 from camlucida.models.model import Model
@@ -118,4 +118,4 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ModelError(f"{name}: failed with {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+        raise ModelError(f"{name}: failed with {type(error).__name__}: {first_line(error)}") from error

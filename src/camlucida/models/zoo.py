@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from camlucida.errors import MissingExtraError, ModelError
+from camlucida.errors import MissingExtraError, ModelError, first_line
 from camlucida.images.preprocess import Preprocess
 from camlucida.models.model import Model
 from camlucida.models.torch_module import timm_preprocess, wrap
@@ -95,6 +95,5 @@ def _opened(name: str, build: Callable[[], Any]) -> Any:
     try:
         return build()
     except Exception as error:
-        first = str(error).strip().partition("\n")[0]
-        raise ModelError(f"{name}: cannot be opened ({type(error).__name__}: {first[:300]}); check the name and, "
+        raise ModelError(f"{name}: cannot be opened ({type(error).__name__}: {first_line(error)}); check the name and, "
                          "for weights not yet on this machine, the network")  from error  # fmt: skip
