@@ -75,6 +75,17 @@ def test_only_bad_files(explainer: cl.Explainer, tmp_path: Path) -> None:
     assert list(explainer.stream([], on_error=refuse)) == []
 
 
+def test_without_a_collector_the_first_error_is_raised(
+    explainer: cl.Explainer, paths: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no")
+    assert sum(len(part) for part in explainer.stream(paths)) == 11
+    parts = explainer.stream([*paths[:2], tmp_path / "bad.png", *paths[2:]], batch=2)
+    assert len(next(parts)) == 2
+    with pytest.raises(ImageError, match=r"bad\.png: not a picture"):
+        next(parts)
+
+
 def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Count the pictures that were read and are still in memory; the answer is the most there ever were."""
     alive: weakref.WeakSet[Picture] = weakref.WeakSet()

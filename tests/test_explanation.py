@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from camlucida.errors import CamlucidaError
-from camlucida.explanation import Explanation, Origin, residual_in_words
+from camlucida.explanation import Explanation, Origin
 from camlucida.images.picture import Picture
 from camlucida.images.preprocess import Preprocess, View
+from camlucida.results.words import residual_in_words
 
 
 def made(n=2, t=3, k=4, grid=(2, 3), **changed):

@@ -23,9 +23,10 @@ _WHERE = {
     "Preprocess": "images.preprocess",
     "View": "images.preprocess",
     "Picture": "images.picture",
+    "compare": "judging.compare",
     "open_model": "models",
     "with_maps": "pytorch.with_maps",
-    "smoothed": "methods.around",
+    "smoothed": "methods.smoothed",
     "probability": "targets",
     "log_odds": "targets",
     "Similarity": "pytorch.readouts",
@@ -36,7 +37,7 @@ _WHERE = {
 }
 
 __all__ = ["BoxScore", "CamlucidaError", "Contrast", "Explainer", "Explanation", "MaskScore", "Picture", "Preprocess",
-           "Similarity", "View", "__version__", "explain", "log_odds", "open_model", "probability", "sample",
+           "Similarity", "View", "__version__", "compare", "explain", "log_odds", "open_model", "probability", "sample",
            "smoothed", "with_maps"]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
     from camlucida.images.picture import Picture
     from camlucida.images.preprocess import Preprocess, View
     from camlucida.images.sample import sample
-    from camlucida.methods.around import smoothed
+    from camlucida.judging.compare import compare
+    from camlucida.methods.smoothed import smoothed
     from camlucida.models import open_model
     from camlucida.pytorch.readouts import BoxScore, MaskScore, Similarity
     from camlucida.pytorch.with_maps import with_maps

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from camlucida.errors import ImageError, TargetError
@@ -19,19 +18,21 @@ from camlucida.images.finding import find
 from camlucida.images.picture import Picture, read
 from camlucida.images.preprocess import Preprocess, View
 from camlucida.images.symmetries import TTA
-from camlucida.methods.registry import Compute, find_method
-from camlucida.models import Model, open_model
+from camlucida.methods.forward_pass import Compute
+from camlucida.methods.registry import find_method
+from camlucida.models import open_model
 from camlucida.runners.runner import residuals
 from camlucida.runners.tta import averaged
 from camlucida.targets import Activation, Classes, default_activation
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from camlucida.images.picture import ImageSource
+    from camlucida.models.model import ModelLike
     from camlucida.pytorch.stages import Layers
 
-    ModelLike = nn.Module | Model | str | Path | None
-    Images = str | Path | bytes | Image.Image | NDArray[Any] | Tensor | Picture | Sequence[Any]
+    Images = ImageSource | Tensor | Sequence[Any]
 
 BATCH = 16
 
@@ -128,17 +129,16 @@ class Explainer:
 
     def explain_prepared(self, prepared: Sequence[PreparedImage[Any]], classes: Classes = 1) -> Explanation:
         """Explain one batch that was read and preprocessed elsewhere (see ``images.batches``)."""
-        batch = np.stack([one.values for one in prepared])
-        return self._explain(
-            batch, classes, tuple(one.picture for one in prepared), tuple(one.view for one in prepared)
-        )
+        batch = np.stack([image.values for image in prepared])
+        pictures, views = tuple(image.picture for image in prepared), tuple(image.view for image in prepared)
+        return self._explain(batch, classes, pictures, views)
 
     def stream(
         self,
         paths: Iterable[str | Path],
         classes: Classes = 1,
         *,
-        on_error: Callable[[ImageError], None],
+        on_error: Callable[[ImageError], None] | None = None,
         batch: int = BATCH,
     ) -> Generator[Explanation]:
         """Explain image files, a batch after the other; memory does not grow with their number.
@@ -146,14 +146,23 @@ class Explainer:
         Args:
             paths: the files, read lazily.
             classes: see ``explain``.
-            on_error: called with the error of every file that is no readable image; the others go on. Called in the
-                caller's thread.
+            on_error: called, in the caller's thread, with the error of every file that is no readable image; the others
+                go on. None: the first such error is raised.
             batch: images that go through the model at once; fewer where they are very large.
 
         Yields:
             Explanations of up to ``batch`` images, in the files' order.
+
+        Raises:
+            ImageError: a file is no readable image, and there is no ``on_error``.
         """
-        batches = prepared_batches(paths, read, self.preprocess, batch=batch, on_error=lambda _, error: on_error(error))
+
+        def skip(_: str | Path, error: ImageError) -> None:
+            if on_error is None:
+                raise error
+            on_error(error)
+
+        batches = prepared_batches(paths, read, self.preprocess, batch=batch, on_error=skip)
         with closing(batches):
             for prepared in batches:
                 yield self.explain_prepared(prepared, classes)
@@ -161,38 +170,36 @@ class Explainer:
     def _explain(
         self, batch: Any, classes: Classes, pictures: tuple[Picture, ...], views: tuple[View, ...]
     ) -> Explanation:
-        made = self.runner.explain(batch, classes, self.class_names)
-        facts = made.facts
-        activation = self.activation or facts.activation or default_activation(made.logits.shape[1])
+        result = self.runner.explain(batch, classes, self.class_names)
+        facts = result.facts
+        activation = self.activation or facts.activation or default_activation(result.logits.shape[1])
         origin = Origin(
-            self.model.name, self.method.name, made.unit or self.method.unit, facts.head, facts.features, activation,
+            self.model.name, self.method.name, result.unit or self.method.unit, facts.head, facts.features, activation,
             self.model.note,
         )  # fmt: skip
         return Explanation(
-            made.logits, made.targets.ids, made.scores, made.maps, made.bias, residuals(made), made.targets.names,
-            views, pictures, origin,
+            result.logits, result.targets.ids, result.scores, result.maps, result.bias, residuals(result),
+            result.targets.names, views, pictures, origin,
         )  # fmt: skip
 
 
 def read_all(images: Any) -> Iterator[Picture]:
-    """Pictures of whatever names them: files, folders and patterns are searched, the rest is read as it is."""
-    if isinstance(images, Picture):
-        yield images
-    elif isinstance(images, str | Path):
+    """Read the pictures of whatever names them: files, folders and patterns are searched, the rest is read as it is."""
+    if isinstance(images, str | Path):
         for path in find(images):
             yield read(path)
-    elif isinstance(images, bytes | np.ndarray | Image.Image):
+    elif isinstance(images, Picture | bytes | np.ndarray | Image.Image):
         yield read(images)
     elif isinstance(images, Iterable) and not hasattr(images, "is_floating_point"):  # a tensor of whole numbers
-        for one in images:
-            yield from read_all(one)
+        for image in images:
+            yield from read_all(image)
     else:
         raise ImageError(f"{type(images).__name__}: not a picture; expected a path, bytes, a PIL image, a uint8 array "
                          "H×W×3, a list of these, or a float tensor B×C×H×W")  # fmt: skip
 
 
 def joined(parts: Sequence[Explanation]) -> Explanation:
-    """One explanation of several batches' inputs.
+    """Join the explanations of several batches to one.
 
     Raises:
         ImageError: there are none.
@@ -206,7 +213,7 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
         for name in ("logits", "classes", "scores", "maps", "bias", "residual")
     }
     for name in ("names", "views", "pictures"):
-        values[name] = tuple(one for part in parts for one in getattr(part, name))
+        values[name] = tuple(value for part in parts for value in getattr(part, name))
     return Explanation(**values, origin=parts[0].origin)
 
 

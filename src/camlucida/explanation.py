@@ -6,17 +6,18 @@ import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from camlucida.boxes import localize
-from camlucida.drawing import overlay as draw
+from camlucida.drawing.overlay import contact_sheet
 from camlucida.errors import CamlucidaError
 from camlucida.images.picture import Picture
 from camlucida.images.preprocess import View
+from camlucida.results import overlays, saving, words
 from camlucida.targets import Activation, probabilities
 
 Normalize = Literal["none", "max", "minmax"]
@@ -112,13 +113,13 @@ class Explanation:
                 f"explanation: the map of input {index[0]} for {self.names[index[0]][index[1]]!r} is not finite; "
                 "look for an overflow in the model (float16?) or NaN in its input"
             )
-        for one in fields(self):
-            value = getattr(self, one.name)
+        for each in fields(self):
+            value = getattr(self, each.name)
             if isinstance(value, np.ndarray):
-                dtype = np.int64 if one.name == "classes" else np.float32
+                dtype = np.int64 if each.name == "classes" else np.float32
                 kept = np.array(value, dtype)
                 kept.setflags(write=False)
-                object.__setattr__(self, one.name, kept)
+                object.__setattr__(self, each.name, kept)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -131,7 +132,7 @@ class Explanation:
             if not -len(self) <= at < len(self):
                 raise IndexError(f"explanation: no input {at} among {len(self)}")
             part = slice(at, at + 1 or None)
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
         cut = {name: value[part] for name, value in values.items() if name != "origin"}
         return Explanation(**cut, origin=self.origin)
 
@@ -232,14 +233,7 @@ class Explanation:
 
     def caption(self, index: int = 0, target: int = 0) -> str:
         """Class, probability and residual in a line, as it stands under an overlay."""
-        parts = [self.names[index][target]]
-        probability, residual = float(self.probabilities[index, target]), float(self.residual[index, target])
-        if np.isfinite(probability):
-            parts[0] += f" {100 * probability:.1f} %"
-        else:
-            parts[0] += f" {float(self.scores[index, target]):+.2f}"
-        parts.append(self.origin.method + ("" if np.isnan(residual) else f", {residual_in_words(residual)}"))
-        return " · ".join(parts)
+        return words.caption(self, index, target)
 
     def overlay(
         self,
@@ -268,26 +262,20 @@ class Explanation:
         """
         if not self.pictures:
             raise CamlucidaError("overlay: the input was a tensor, not a picture; use heatmap() and draw.overlay()")
-        evidence, seen = self.evidence(index, target), self.seen(index)
-        drawn = draw.overlay(
-            self.pictures[index].pixels,
-            self.heatmap(index, target) if signed else evidence,
-            colormap=colormap,
-            signed=signed,
-            opacity=opacity,
-            seen=None if seen.all() else seen,
-            boxes=None if threshold is None else localize.boxes(evidence, threshold),
-            caption=self.caption(index, target) if caption else None,
-            unit=self.origin.unit if signed else None,
+        evidence = self.evidence(index, target)
+        boxes = None if threshold is None else localize.boxes(evidence, threshold)
+        return Image.fromarray(
+            overlays.drawn(
+                self, index, target, evidence, boxes, colormap=colormap, signed=signed, opacity=opacity, caption=caption
+            )
         )
-        return Image.fromarray(drawn)
 
     def sheet(self, *, colormap: str | None = None, signed: bool = False) -> Image.Image:
         """All overlays on one contact sheet, a row for each input with its T scores."""
         places = [(i, t) for i in range(len(self)) for t in range(self.maps.shape[1])]
         tiles = [np.asarray(self.overlay(i, t, colormap=colormap, signed=signed, caption=False)) for i, t in places]
         columns = self.maps.shape[1] if self.maps.shape[1] > 1 else None
-        return Image.fromarray(draw.contact_sheet(tiles, [self.caption(i, t) for i, t in places], columns))
+        return Image.fromarray(contact_sheet(tiles, [self.caption(i, t) for i, t in places], columns))
 
     def save(self, folder: str | Path, *, threshold: float = 0.2, colormap: str | None = None) -> Path:
         """Write each picture's overlays (``NAME.CLASS.png``) and numbers (``NAME.npz``), and for all their boxes
@@ -306,9 +294,7 @@ class Explanation:
         Raises:
             OutputError: the folder cannot be written.
         """
-        from camlucida.results.saving import save
-
-        return save(self, Path(folder), threshold=threshold, colormap=colormap)
+        return saving.save(self, Path(folder), threshold=threshold, colormap=colormap)
 
     def _view(self, index: int) -> View:
         if not self.views:
@@ -329,22 +315,4 @@ class Explanation:
 
     def __repr__(self) -> str:
         """A line for each of the first inputs."""
-        shown: list[Any] = [
-            f"  {self.pictures[i].source if self.pictures else f'input {i}'}: "
-            + "; ".join(self.caption(i, t) for t in range(min(5, self.maps.shape[1])))
-            for i in range(min(5, len(self)))
-        ]
-        more = [f"  … {len(self) - 5} more"] if len(self) > 5 else []
-        grid = "×".join(map(str, self.grid))
-        head = f"Explanation of {len(self)} input(s) by {self.origin.model}, {self.origin.method}, grid {grid}:"
-        return "\n".join([head, *shown, *more])
-
-
-def residual_in_words(residual: float) -> str:
-    """The residual for people.
-
-    Example:
-        >>> residual_in_words(2e-7), residual_in_words(0.0312)
-        ('exact (residual 2e-07)', 'residual 3.1 %')
-    """
-    return f"exact (residual {residual:.0e})" if residual <= 1e-4 else f"residual {100 * residual:.2g} %"
+        return words.description(self)

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import stats
 
 import camlucida as cl
-from camlucida.cli import app as cli
+from camlucida import cli
 from camlucida.errors import MethodError
 from camlucida.judging.compare import SIDE, agreement, compare, ranks, reference, save
 from nets import pooled
@@ -65,6 +65,17 @@ def test_what_is_written(rows, tmp_path: Path) -> None:
     assert found[1]["agreement"]["cam"] == pytest.approx(1)
     with Image.open(tmp_path / "new/folder/compare.png") as sheet:
         assert min(sheet.size) > 300
+
+
+def test_the_public_function_reads_the_picture_and_opens_the_model_itself(tmp_path: Path) -> None:
+    Image.fromarray(cl.sample().pixels).save(tmp_path / "cat.png")
+    for picture in (tmp_path / "cat.png", str(tmp_path / "cat.png"), cl.sample().pixels, cl.sample()):
+        (result,) = cl.compare(picture, methods="cam", classes=["dog"])
+        assert (result.method, result.failure, result.explanation.names) == ("cam", "", (("dog",),))
+        assert np.allclose(result.explanation.maps, cl.explain(cl.sample(), classes=["dog"]).maps, atol=1e-5)
+    assert [result.method for result in cl.compare(cl.sample(), methods=("cam", "gradcam"))] == ["cam", "gradcam"]
+    with pytest.raises(cl.CamlucidaError, match=r"gone\.png: no such file"):
+        cl.compare(tmp_path / "gone.png")
 
 
 def test_nothing_is_written_where_no_method_works(rows, tmp_path: Path) -> None:

@@ -19,9 +19,11 @@ from camlucida.errors import OutputError
 from camlucida.explanation import Explanation, Origin
 from camlucida.images.picture import Picture
 from camlucida.images.preprocess import View
-from camlucida.results import saving as output
+from camlucida.results import files as result_files
+from camlucida.results.files import safe_name, unused_name, whole, write_whole
 from camlucida.results.picture_record import record_of, records
-from camlucida.results.saving import Saver, safe, save, versions, whole, write_whole
+from camlucida.results.saving import Saver, save
+from camlucida.results.versions import versions
 
 
 def made(
@@ -200,8 +202,8 @@ def test_records_are_the_same_with_and_without_files_and_in_order(tmp_path: Path
     ],
 )
 def test_safe_names(name: str, expected: str) -> None:
-    assert safe(name) == expected
-    assert len(safe(name).encode()) <= 80
+    assert safe_name(name) == expected
+    assert len(safe_name(name).encode()) <= 80
 
 
 def test_names_that_meet_and_names_that_are_odd(tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ def test_names_that_meet_and_names_that_are_odd(tmp_path: Path) -> None:
 
 def test_many_pictures_of_one_name_take_no_longer_each(tmp_path: Path) -> None:
     used: dict[int, int] = {}
-    names = {output._free("img", used) for _ in range(100_000)}  # quadratic time would take minutes
+    names = {unused_name("img", used) for _ in range(100_000)}  # quadratic time would take minutes
     assert len(names) == 100_000
 
 
@@ -303,7 +305,7 @@ def test_a_disk_that_fills_up_when_files_are_moved(tmp_path: Path, monkeypatch: 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("after", [0, 2, 3, 30])
 def test_a_disk_that_is_full_when_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    scratch, opened = output._scratch, []
+    scratch, opened = result_files.scratch_file, []
 
     def full(folder: Path) -> object:
         file = scratch(folder)
@@ -315,7 +317,7 @@ def test_a_disk_that_is_full_when_written_to(tmp_path: Path, monkeypatch: pytest
         Path(file.name).symlink_to("/dev/full")
         return Path(file.name).open("r+b")
 
-    monkeypatch.setattr(output, "_scratch", full)
+    monkeypatch.setattr(result_files, "scratch_file", full)
     with pytest.raises(OutputError, match=r"\(No space left on device\); choose another folder"):
         save(made([["cat"]] * 20, size_hw=(120, 160)), tmp_path)
     assert not list(tmp_path.glob("*.json"))

@@ -19,7 +19,7 @@ from camlucida.drawing.captions import PAPER, caption_bar, colorbar
 from camlucida.drawing.colormaps import table
 from camlucida.errors import CamlucidaError
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 Pixel = TypeVar("Pixel", bound=np.generic)
 
 LINE, HALO = (255, 255, 255), (16, 16, 16)
@@ -29,7 +29,7 @@ CELL = 320  # pixels: the longest side of a picture on a contact sheet
 
 
 def overlay(
-    pixels: Picture,
+    pixels: Pixels,
     heatmap: ArrayLike,
     *,
     colormap: str | None = None,
@@ -40,7 +40,7 @@ def overlay(
     boxes: ArrayLike | None = None,
     caption: str | None = None,
     unit: str | None = None,
-) -> Picture:
+) -> Pixels:
     """Lay a heatmap over its picture, and whatever else helps to read it.
 
     Args:
@@ -100,7 +100,7 @@ def overlay(
     return _stack([drawn, *bars]) if bars else drawn
 
 
-def draw_boxes(pixels: Picture, boxes: ArrayLike) -> Picture:
+def draw_boxes(pixels: Pixels, boxes: ArrayLike) -> Pixels:
     """Draw boxes: a white line on the pixels just inside, between dark lines that keep it visible on any picture.
 
     Args:
@@ -135,8 +135,8 @@ def draw_boxes(pixels: Picture, boxes: ArrayLike) -> Picture:
 
 
 def contact_sheet(
-    pictures: Sequence[Picture], captions: Sequence[str] | None = None, columns: int | None = None
-) -> Picture:
+    pictures: Sequence[Pixels], captions: Sequence[str] | None = None, columns: int | None = None
+) -> Pixels:
     """Lay pictures out in a grid of equal cells; they keep their proportions.
 
     Args:
@@ -175,7 +175,7 @@ def contact_sheet(
     return sheet
 
 
-def check_picture(pixels: Picture) -> None:
+def check_picture(pixels: Pixels) -> None:
     """Raise CamlucidaError unless this is a picture: uint8 H×W×3 with H, W >= 1."""
     if not isinstance(pixels, np.ndarray):
         raise CamlucidaError(f"picture: expected a uint8 array H×W×3, got {type(pixels).__name__}")
@@ -184,14 +184,14 @@ def check_picture(pixels: Picture) -> None:
 
 
 def _blend(
-    pixels: Picture,
+    pixels: Pixels,
     values: NDArray[np.floating],
     colours: NDArray[np.uint8],
     *,
     signed: bool,
     limit: float,
     opacity: float,
-) -> Picture:
+) -> Pixels:
     """Mix each pixel with its value's colour, in float32, a strip of rows at a time."""
     drawn = pixels.copy()
     if limit <= 0:
@@ -210,7 +210,7 @@ def _blend(
     return drawn
 
 
-def _hatch(drawn: Picture, pixels: Picture, seen: NDArray[np.bool_]) -> Picture:
+def _hatch(drawn: Pixels, pixels: Pixels, seen: NDArray[np.bool_]) -> Pixels:
     """Put a dim grey version of the picture, under diagonal lines, where `seen` is False."""
     height, width = seen.shape
     period = max(6, round(min(height, width) / 32))
@@ -221,13 +221,13 @@ def _hatch(drawn: Picture, pixels: Picture, seen: NDArray[np.bool_]) -> Picture:
     return np.where(seen[..., None], drawn, (dim[grey] + lines)[..., None])
 
 
-def _fit(picture: Picture) -> Picture:
+def _fit(picture: Pixels) -> Pixels:
     """Scale a picture to a longest side of CELL pixels."""
     check_picture(picture)
     height, width = picture.shape[:2]
     scale = CELL / max(height, width)
     size_wh = max(1, round(width * scale)), max(1, round(height * scale))
-    fitted: Picture = cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    fitted: Pixels = cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     return fitted
 
 
@@ -246,7 +246,7 @@ def _font_size(height: int, width: int) -> int:
     return min(max(13, round(min(width, 2 * height) / 28)), 160)
 
 
-def _stack(parts: Sequence[Picture]) -> Picture:
+def _stack(parts: Sequence[Pixels]) -> Pixels:
     """Put pictures below each other, centred."""
     width = max(part.shape[1] for part in parts)
     margins = [width - part.shape[1] for part in parts]

@@ -66,13 +66,18 @@ class Picture:
     note: str = ""
 
 
-def read(source: str | Path | bytes | Image.Image | NDArray[Any]) -> Picture:
+ImageSource = Picture | str | Path | bytes | Image.Image | NDArray[Any]
+"""What one picture can be read from."""
+
+
+def read(source: ImageSource) -> Picture:
     """Read one picture: EXIF orientation applied, transparency over white, first frame, 8 bits.
 
     16-bit grey is divided by 257 (never clipped). Float grey must lie in [0, 1]. Colour profiles are not applied.
 
     Args:
-        source: a file's path, a file's bytes, a PIL image, or a uint8 array H×W, H×W×1, H×W×3 (RGB) or H×W×4 (RGBA).
+        source: a file's path, a file's bytes, a PIL image, or a uint8 array H×W, H×W×1, H×W×3 (RGB) or H×W×4 (RGBA);
+            a picture is returned as it is.
 
     Returns:
         The picture, H×W×3 uint8.
@@ -83,6 +88,8 @@ def read(source: str | Path | bytes | Image.Image | NDArray[Any]) -> Picture:
     >>> read(np.full((2, 3), 7, np.uint8)).pixels[1, 2].tolist()
     [7, 7, 7]
     """
+    if isinstance(source, Picture):
+        return source
     if isinstance(source, np.ndarray):
         return Picture(_from_array(source), "array")
     if isinstance(source, Image.Image):

@@ -13,25 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from camlucida.drawing import overlay as draw
+from camlucida.drawing.overlay import contact_sheet
 from camlucida.errors import CamlucidaError, MethodError
 from camlucida.explainer import Explainer
 from camlucida.explanation import Explanation
 from camlucida.images.batches import PreparedImage
-from camlucida.images.picture import Picture
+from camlucida.images.picture import Picture, read
+from camlucida.methods.registry import METHODS, find_method
+from camlucida.models import open_model
+from camlucida.results.files import make_folder, write_whole
 from camlucida.results.picture_record import number
+from camlucida.results.saving import png
 from camlucida.targets import Classes
 
 if TYPE_CHECKING:
-    from camlucida.explainer import ModelLike
+    from camlucida.images.picture import ImageSource
+    from camlucida.models.model import ModelLike
 
 SIDE = 64
 """Maps are compared at this many pixels a side, laid over the picture, whatever their own grids."""
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """One method on one picture.
+class MethodResult:
+    """What one method gave for one picture.
 
     Attributes:
         method: its name.
@@ -46,28 +51,35 @@ class Row:
     failure: str = ""
 
 
-def compare(picture: Picture, model: ModelLike, methods: Sequence[str], classes: Classes = 1) -> list[Row]:
+def compare(
+    picture: ImageSource, model: ModelLike = None, methods: str | Sequence[str] = "all", classes: Classes = 1
+) -> list[MethodResult]:
     """Explain one picture by many methods.
 
     Args:
-        picture: the picture.
-        model: see ``explain``; a torch model, for other engines have no choice of methods.
-        methods: names; "all" is every one.
+        picture: a path, bytes, PIL image, uint8 H×W×3 array, or a picture that was read.
+        model: see ``explain``. What runs it decides which methods there are: PyTorch all of them.
+        methods: names, or one; "all" is every one.
         classes: one class (or score) to explain; of several the first is compared.
 
     Returns:
-        A row for each method, in the given order. Methods that cannot explain this model say why in ``failure``.
+        A result for each method, in the given order. Methods that cannot explain this model say why in ``failure``.
 
     Raises:
+        ImageError: the picture cannot be read.
         MethodError: a name is unknown.
-    """
-    from camlucida.methods.registry import all_methods, find_method
-    from camlucida.models import open_model
 
+    Example:
+        >>> import camlucida as cl
+        >>> [(result.method, result.failure) for result in cl.compare(cl.sample(), methods="cam")]
+        [('cam', '')]
+    """
+    picture = read(picture)
     opened = open_model(model)
-    names = sorted(all_methods()) if list(methods) == ["all"] else [find_method(name).name for name in methods]
+    names = [methods] if isinstance(methods, str) else list(methods)
+    names = sorted(METHODS) if names == ["all"] else [find_method(name).name for name in names]
     plain: float | None = None
-    rows = []
+    results = []
     for name in names:
         try:
             explainer = Explainer(opened, method=name)
@@ -76,26 +88,26 @@ def compare(picture: Picture, model: ModelLike, methods: Sequence[str], classes:
             prepared = [PreparedImage(None, picture, *explainer.preprocess(picture.pixels))]
             explainer.explain_prepared(prepared, classes)  # finds the split, warms up
             begun = time.perf_counter()
-            made = explainer.explain_prepared(prepared, classes)
-            rows.append(Row(name, made, (time.perf_counter() - begun) / plain))
+            explanation = explainer.explain_prepared(prepared, classes)
+            results.append(MethodResult(name, explanation, (time.perf_counter() - begun) / plain))
         except CamlucidaError as error:
-            rows.append(Row(name, None, np.nan, str(error)))
-    return rows
+            results.append(MethodResult(name, None, np.nan, str(error)))
+    return results
 
 
-def agreement(rows: Sequence[Row]) -> NDArray[np.float64]:
-    """Spearman's rank correlation between every two methods' maps laid over the picture, (M, M); NaN for failed rows.
+def agreement(results: Sequence[MethodResult]) -> NDArray[np.float64]:
+    """Spearman's rank correlation between every two methods' maps laid over the picture, (M, M).
 
-    Constant maps have no ranks: their correlation is NaN.
+    It is NaN for methods that failed, and for constant maps, which have no ranks.
     """
     laid: list[NDArray[np.float64] | None] = []
-    for row in rows:
-        if row.explanation is None:
+    for result in results:
+        if result.explanation is None:
             laid.append(None)
             continue
-        values = row.explanation.heatmap(0, size=(SIDE, SIDE))[row.explanation.seen(0, size=(SIDE, SIDE))]
+        values = result.explanation.heatmap(0, size=(SIDE, SIDE))[result.explanation.seen(0, size=(SIDE, SIDE))]
         laid.append(None if float(np.ptp(values)) == 0 else ranks(values))
-    table = np.full((len(rows), len(rows)), np.nan)
+    table = np.full((len(results), len(results)), np.nan)
     for i, a in enumerate(laid):
         for j, b in enumerate(laid):
             if a is not None and b is not None:
@@ -116,7 +128,7 @@ def ranks(values: NDArray[Any]) -> NDArray[np.float64]:
     return shared
 
 
-def sheet(rows: Sequence[Row], colormap: str | None = None) -> Image.Image:
+def sheet(results: Sequence[MethodResult], colormap: str | None = None) -> Image.Image:
     """A contact sheet of the overlays of all methods that worked.
 
     Drawn as ``Explanation.evidence`` says.
@@ -124,49 +136,46 @@ def sheet(rows: Sequence[Row], colormap: str | None = None) -> Image.Image:
     Raises:
         MethodError: none did.
     """
-    worked = [(row, row.explanation) for row in rows if row.explanation is not None]
+    worked = [(result, result.explanation) for result in results if result.explanation is not None]
     if not worked:
-        raise MethodError("no method could explain this model: " + (rows[0].failure if rows else "none was asked"))
-    tiles = [_tile(made, colormap) for _, made in worked]
-    captions = [f"{row.method}\n{row.cost:.2g} passes" for row, _ in worked]
-    return Image.fromarray(draw.contact_sheet(tiles, captions))
+        raise MethodError(
+            "no method could explain this model: " + (results[0].failure if results else "none was asked")
+        )
+    tiles = [
+        np.asarray(explanation.overlay(threshold=None, colormap=colormap, caption=False)) for _, explanation in worked
+    ]
+    captions = [f"{result.method}\n{result.cost:.2g} passes" for result, _ in worked]
+    return Image.fromarray(contact_sheet(tiles, captions))
 
 
-def _tile(made: Explanation, colormap: str | None) -> draw.Picture:
-    seen = made.seen(0)
-    return draw.overlay(made.pictures[0].pixels, made.evidence(), colormap=colormap, seen=None if seen.all() else seen)
-
-
-def reference(rows: Sequence[Row]) -> int | None:
+def reference(results: Sequence[MethodResult]) -> int | None:
     """The row that the others are held against: cam's, or else the first that worked; None if none did."""
-    worked = [i for i, row in enumerate(rows) if row.explanation is not None]
-    return next((i for i in worked if rows[i].method == "cam"), worked[0] if worked else None)
+    worked = [i for i, result in enumerate(results) if result.explanation is not None]
+    return next((i for i in worked if results[i].method == "cam"), worked[0] if worked else None)
 
 
-def save(rows: Sequence[Row], folder: Path, colormap: str | None = None) -> None:
+def save(results: Sequence[MethodResult], folder: Path, colormap: str | None = None) -> None:
     """Write ``compare.png`` (the sheet) and ``compare.json`` (costs, residuals, agreement between all methods).
 
     Raises:
         MethodError: no method worked.
         OutputError: the folder cannot be written.
     """
-    from camlucida.results.saving import made_folder, png, write_whole
-
-    pictured = png(np.asarray(sheet(rows, colormap)))
-    agreed = agreement(rows)
+    encoded = png(np.asarray(sheet(results, colormap)))
+    agreed = agreement(results)
     table = [
         {
-            "method": row.method,
-            "passes": number(row.cost),
-            "residual": None if row.explanation is None else number(row.explanation.residual[0, 0]),
-            "unit": None if row.explanation is None else row.explanation.origin.unit,
-            "failure": row.failure,
-            "agreement": {other.method: number(value) for other, value in zip(rows, agreed[i], strict=True)},
+            "method": result.method,
+            "passes": number(result.cost),
+            "residual": None if result.explanation is None else number(result.explanation.residual[0, 0]),
+            "unit": None if result.explanation is None else result.explanation.origin.unit,
+            "failure": result.failure,
+            "agreement": {other.method: number(value) for other, value in zip(results, agreed[i], strict=True)},
         }
-        for i, row in enumerate(rows)
+        for i, result in enumerate(results)
     ]
-    made_folder(folder)
-    write_whole(folder / "compare.png", pictured)
+    make_folder(folder)
+    write_whole(folder / "compare.png", encoded)
     write_whole(folder / "compare.json", json.dumps(table, indent=2).encode())
 
 

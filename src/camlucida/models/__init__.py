@@ -12,7 +12,7 @@ from camlucida.errors import ModelError
 from camlucida.models.model import Model
 
 if TYPE_CHECKING:
-    from torch import nn
+    from camlucida.models.model import ModelLike
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ SOURCES = (
 
 
 def open_model(
-    model: nn.Module | Model | str | Path | None = None,
+    model: ModelLike = None,
     *,
     providers: Sequence[str] | None = None,
     threads: int | None = None,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from camlucida.images.preprocess import Preprocess
 from camlucida.methods.registry import Method
@@ -43,3 +44,7 @@ class Model:
     calibration: Calibration | None = None
     module: nn.Module | None = None
     session: OnnxSession | None = None
+
+
+ModelLike: TypeAlias = "nn.Module | Model | str | Path | None"
+"""A network, a model already opened, or what ``open_model`` opens by name; None is the demonstration model."""

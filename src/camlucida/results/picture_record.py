@@ -14,17 +14,18 @@ from camlucida.images.ahead import WORKERS, ahead
 if TYPE_CHECKING:
     from camlucida.explanation import Explanation
 
-Record = dict[str, Any]
+PictureRecord = dict[str, Any]
+"""What is known of one picture, in JSON's own types; the record of one class is such a mapping too."""
 
 
-def records(explanations: Iterable[Explanation], threshold: float) -> Generator[Record]:
+def records(explanations: Iterable[Explanation], threshold: float) -> Generator[PictureRecord]:
     """The record of every picture, in order, made in other threads."""
     singles = (explanation[i] for explanation in explanations for i in range(len(explanation)))
-    for future in ahead(lambda one: record_of(one, 0, threshold), singles, lambda: WORKERS):
+    for future in ahead(lambda single: record_of(single, 0, threshold), singles, lambda: WORKERS):
         yield future.result()
 
 
-def record_of(explanation: Explanation, index: int, threshold: float) -> Record:
+def record_of(explanation: Explanation, index: int, threshold: float) -> PictureRecord:
     """One picture's explanation in JSON's own types; see ``class_record`` for its classes.
 
     Args:
@@ -32,15 +33,14 @@ def record_of(explanation: Explanation, index: int, threshold: float) -> Record:
         index: which of its inputs.
         threshold: of the boxes, a share of each map's maximum.
     """
-    found = (explanation.evidence(index, t) if explanation.views else None for t in range(explanation.maps.shape[1]))
-    return joined(
-        explanation, index, [class_record(explanation, index, t, one, threshold) for t, one in enumerate(found)]
-    )
+    evidence = (explanation.evidence(index, t) if explanation.views else None for t in range(explanation.maps.shape[1]))
+    classes = [class_record(explanation, index, t, heatmap, threshold) for t, heatmap in enumerate(evidence)]
+    return picture_record(explanation, index, classes)
 
 
 def class_record(
     explanation: Explanation, index: int, target: int, evidence: NDArray[np.float32] | None, threshold: float
-) -> Record:
+) -> PictureRecord:
     """One score of one picture: name, id (-1 for a contrast), probability, score, bias, residual, box and area.
 
     The box is half-open xyxy pixels around the largest part above the threshold, the area that part's pixels; None and
@@ -49,8 +49,8 @@ def class_record(
     box: list[int] | None = None
     area = 0
     if evidence is not None:
-        found, area = localize.largest_part(localize.mask(evidence, threshold))
-        box = list(found) if area else None
+        corners, area = localize.largest_part(localize.mask(evidence, threshold))
+        box = list(corners) if area else None
     return {
         "name": explanation.names[index][target],
         "id": int(explanation.classes[index, target]),
@@ -63,7 +63,7 @@ def class_record(
     }
 
 
-def joined(explanation: Explanation, index: int, classes: list[Record]) -> Record:
+def picture_record(explanation: Explanation, index: int, classes: list[PictureRecord]) -> PictureRecord:
     """A picture's record from its classes' records."""
     picture = explanation.pictures[index] if explanation.pictures else None
     view = explanation.views[index] if explanation.views else None
@@ -80,7 +80,7 @@ def joined(explanation: Explanation, index: int, classes: list[Record]) -> Recor
 
 
 def number(value: Any) -> float | None:
-    """A float as JSON knows them: None where it is not finite.
+    """Make a float that JSON knows: None where it is not finite.
 
     >>> number(np.float32(0.5)), number(np.nan)
     (0.5, None)

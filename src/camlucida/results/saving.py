@@ -1,13 +1,9 @@
-"""Writing results: overlays, raw maps, boxes in COCO's format and a manifest; each file whole or not at all."""
+"""Saving explanations: overlays, raw maps, boxes in COCO's format and a manifest; each file whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import platform
-import re
-import secrets
-import sys
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict
@@ -18,12 +14,13 @@ from typing import IO, TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-import camlucida
-from camlucida.drawing import overlay as draw
+from camlucida.drawing.overlay import Pixels
 from camlucida.errors import OutputError
 from camlucida.images.ahead import HELD, ahead
-from camlucida.images.picture import shown
-from camlucida.results.picture_record import Record, class_record, joined
+from camlucida.results.files import make_folder, output_errors, safe_name, unused_name, whole, write_whole
+from camlucida.results.overlays import drawn
+from camlucida.results.picture_record import PictureRecord, class_record, picture_record
+from camlucida.results.versions import versions
 
 if TYPE_CHECKING:
     from camlucida.explanation import Explanation
@@ -69,8 +66,8 @@ class Saver:
         self._categories: dict[int | str, dict[str, Any]] = {}  # by id, or by name for what is no class of the model
         self._annotations = 0
         self._origin: dict[str, Any] = {}
-        made_folder(folder)
-        with _told(folder):
+        make_folder(folder)
+        with output_errors(folder):
             # These have no names: nothing is left of them, however the process ends.
             self._images_file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
             self._annotations_file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
@@ -89,11 +86,11 @@ class Saver:
                 with contextlib.suppress(OSError):  # what is still buffered is no longer wanted
                     lines.close()
 
-    def records(self, explanations: Iterable[Explanation]) -> Generator[Record]:
+    def records(self, explanations: Iterable[Explanation]) -> Generator[PictureRecord]:
         """Draw and write every picture, in other threads; its record comes when its files are there.
 
         Yields:
-            One record a picture, in order (see ``record.record_of``).
+            One record a picture, in order (see ``picture_record.record_of``).
 
         Raises:
             OutputError: a file cannot be written.
@@ -105,63 +102,59 @@ class Saver:
             for explanation in explanations:
                 self._origin = asdict(explanation.origin)
                 for i in range(len(explanation)):
-                    one = explanation[i]
+                    single = explanation[i]
                     self.count += 1
-                    name = _free(_stem(one, self.count), self._names)
-                    size = one.pictures[0].pixels.nbytes if one.pictures else 1
-                    yield one, name, self.count
+                    name = unused_name(_stem(single, self.count), self._names)
+                    size = single.pictures[0].pixels.nbytes if single.pictures else 1
+                    yield single, name, self.count
 
         for future in ahead(self._write, named(), lambda: min(PENDING, 1 + HELD // size)):
             record, image_id = future.result()
             self._note(record, image_id)
             yield record
 
-    def _write(self, work: tuple[Explanation, str, int]) -> tuple[Record, int]:
-        """Every file of one picture."""
-        one, name, image_id = work
-        classes: list[Record] = []
+    def _write(self, work: tuple[Explanation, str, int]) -> tuple[PictureRecord, int]:
+        """Write every file of one picture."""
+        single, name, image_id = work
+        classes: list[PictureRecord] = []
         parts: dict[int, int] = {}
-        for t in range(one.maps.shape[1]):
-            evidence = one.evidence(0, t) if one.views else None
-            classes.append(class_record(one, 0, t, evidence, self._threshold))
-            if evidence is None or not one.pictures:
+        for t in range(single.maps.shape[1]):
+            evidence = single.evidence(0, t) if single.views else None
+            classes.append(class_record(single, 0, t, evidence, self._threshold))
+            if evidence is None or not single.pictures:
                 continue
-            seen, box = one.seen(0), classes[-1]["box"]
-            drawn = draw.overlay(
-                one.pictures[0].pixels, one.heatmap(0, t) if self._signed else evidence, colormap=self._colormap,
-                signed=self._signed, seen=None if seen.all() else seen, boxes=[box] if box else None,
-                caption=one.caption(0, t), unit=one.origin.unit if self._signed else None,
-            )  # fmt: skip
-            part = _free(safe(one.names[0][t]).replace(".", "_") or "class", parts)
-            write_whole(self.folder / f"{name}.{part}.png", png(drawn))
-        arrays = {field: getattr(one, field)[0] for field in _ARRAYS} | {"names": np.array(one.names[0])}
-        if one.views:
-            arrays |= {"image_hw": np.array(one.views[0].image_hw), "seen_xyxy": np.array(one.views[0].seen_xyxy)}
+            box = classes[-1]["box"]
+            pixels = drawn(single, 0, t, evidence, [box] if box else None, colormap=self._colormap, signed=self._signed)
+            part = unused_name(safe_name(single.names[0][t]).replace(".", "_") or "class", parts)
+            write_whole(self.folder / f"{name}.{part}.png", png(pixels))
+        arrays = {field: getattr(single, field)[0] for field in _ARRAYS} | {"names": np.array(single.names[0])}
+        if single.views:
+            arrays |= {"image_hw": np.array(single.views[0].image_hw), "seen_xyxy": np.array(single.views[0].seen_xyxy)}
         with whole(self.folder / f"{name}.npz") as file:
             np.savez(file, **arrays)
-        return joined(one, 0, classes), image_id
+        return picture_record(single, 0, classes), image_id
 
-    def _note(self, record: Record, image_id: int) -> None:
+    def _note(self, record: PictureRecord, image_id: int) -> None:
         """Put one picture's boxes aside for the end."""
         height, width = record["image_hw"] or (0, 0)
         image = {"id": image_id, "file_name": record["picture"], "height": height, "width": width}
-        with _told(self.folder):
+        with output_errors(self.folder):
             self._images_file.write(json.dumps(image).encode() + b"\n")
-            for one in record["classes"]:
+            for entry in record["classes"]:
                 # COCO counts from 1; what is no class of the model (a contrast) gets a number far from them.
-                known = one["id"] >= 0
-                number = one["id"] + 1 if known else 1_000_001 + len(self._categories)
+                known = entry["id"] >= 0
+                number = entry["id"] + 1 if known else 1_000_001 + len(self._categories)
                 category = self._categories.setdefault(
-                    one["id"] if known else one["name"], {"id": number, "name": one["name"]}
+                    entry["id"] if known else entry["name"], {"id": number, "name": entry["name"]}
                 )
-                if one["box"] is None:
+                if entry["box"] is None:
                     continue
                 self._annotations += 1
-                x0, y0, x1, y1 = one["box"]
+                x0, y0, x1, y1 = entry["box"]
                 annotation = {
                     "id": self._annotations, "image_id": image_id, "category_id": category["id"], "iscrowd": 0,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0], "area": one["area"],
-                    "score": one["score"] if one["probability"] is None else one["probability"],
+                    "bbox": [x0, y0, x1 - x0, y1 - y0], "area": entry["area"],
+                    "score": entry["score"] if entry["probability"] is None else entry["probability"],
                 }  # fmt: skip
                 self._annotations_file.write(json.dumps(annotation).encode() + b"\n")
 
@@ -184,21 +177,8 @@ def save(explanation: Explanation, folder: Path, *, threshold: float = 0.2, colo
     return folder
 
 
-def made_folder(folder: Path) -> None:
-    """Make a folder for results if it is not there.
-
-    Raises:
-        OutputError: it is a file, or cannot be made.
-    """
-    with _told(folder):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise OutputError(f"{shown(folder)}: a file, not a folder; choose another for the results") from None
-
-
-def png(pixels: draw.Picture) -> bytes:
-    """A picture as PNG, encoded for speed: one filter for all rows, Huffman coding alone.
+def png(pixels: Pixels) -> bytes:
+    """Encode a picture as PNG, for speed: one filter for all rows, Huffman coding alone.
 
     Args:
         pixels: uint8 H×W×3, RGB.
@@ -215,71 +195,8 @@ def png(pixels: draw.Picture) -> bytes:
     return bytes(data)
 
 
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to that takes its place only when all of it is written; else nothing of it stays.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    with _told(path):
-        scratch = _scratch(path.parent)
-        try:
-            with scratch:
-                yield scratch
-            Path(scratch.name).replace(path)
-        except BaseException:
-            Path(scratch.name).unlink(missing_ok=True)
-            raise
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place, then move it there (see ``whole``)."""
-    with whole(path) as file:
-        file.write(data)
-
-
-def safe(name: str) -> str:
-    r"""A name that is one plain, visible file name of at most 80 bytes; empty where nothing is left.
-
-    >>> safe("../a b/ü:c"), safe("cat - dog"), safe("...")
-    ('a_b_ü_c', 'cat_-_dog', '')
-    """
-    return re.sub(r"[^\w.-]+", "_", name).strip("._").encode()[:80].decode(errors="ignore")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what had a part in the result."""
-    found = {"python": platform.python_version(), "camlucida": camlucida.__version__}
-    for package in ("numpy", "onnxruntime", "torch", "timm", "torchvision", "transformers"):
-        module = sys.modules.get(package)
-        if module is not None:
-            found[package] = str(getattr(module, "__version__", "?"))
-    return found
-
-
-def _stem(one: Explanation, number: int) -> str:
-    return (safe(Path(one.pictures[0].source).stem) if one.pictures else "") or f"picture-{number}"
-
-
-def _free(name: str, used: dict[int, int]) -> str:
-    """This name, or with a number behind it where it is used already (also in other letter case).
-
-    Args:
-        name: as wished.
-        used: hash of each used name -> how often it was wished; extended.
-
-    >>> used: dict[int, int] = {}
-    >>> [_free(name, used) for name in ("a", "A", "a-2", "b", "a")]
-    ['a', 'A-2', 'a-2-2', 'b', 'a-3']
-    """
-    free = name
-    while (key := hash(free.casefold())) in used:
-        base = hash(name.casefold())
-        used[base] += 1
-        free = f"{name}-{used[base]}"
-    used[key] = 1
-    return free
+def _stem(single: Explanation, number: int) -> str:
+    return (safe_name(Path(single.pictures[0].source).stem) if single.pictures else "") or f"picture-{number}"
 
 
 def _joined(lines: IO[bytes]) -> Iterator[bytes]:
@@ -288,17 +205,3 @@ def _joined(lines: IO[bytes]) -> Iterator[bytes]:
     for line in lines:
         yield line if first else b"," + line
         first = False
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        why = error.strerror or error
-        raise OutputError(f"{shown(path)}: cannot be written ({why}); choose another folder") from error
-
-
-def _scratch(folder: Path) -> IO[bytes]:
-    """A new file of a name that nobody else uses, with the permissions that the umask leaves."""
-    return (folder / f".camlucida-{secrets.token_hex(8)}.part").open("x+b")
