@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from camlucida.cli import app as cli
+from camlucida import cli
 
 
 class Ended(NamedTuple):

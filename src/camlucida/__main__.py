@@ -1,5 +1,5 @@
 """``python -m camlucida``: the command line."""
 
-from camlucida.cli.app import main
+from camlucida.cli import main
 
 main()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import unicodedata
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from PIL import Image
 
 import camlucida as cl
 from bad_inputs import write_corpus
-from camlucida.cli import app as cli
+from camlucida.boxes.overlaps import Mode
+from camlucida.cli import evaluate, options
 from camlucida.drawing.colormaps import COLORMAPS
 from camlucida.images.picture import read, shown
-from camlucida.methods.registry import all_methods
+from camlucida.methods.registry import METHODS
 from camlucida.models import SOURCES
+from camlucida.runners.tta import TTA
 from commands import Ended, Run, caller
 
 
@@ -150,10 +153,10 @@ def test_classes_by_name_and_id(run: Run, photos: Path) -> None:
 
 def test_options_of_the_overlay(run: Run, photos: Path) -> None:
     drawn = {}
-    for name, options in {
+    for name, extra in {
         "plain": [], "viridis": ["--colormap", "viridis"], "signed": ["--signed"], "half": ["--threshold", "0.9"],
     }.items():  # fmt: skip
-        ended = run("map", photos / "a.jpg", "--class", "cat", *options, "-o", name)
+        ended = run("map", photos / "a.jpg", "--class", "cat", *extra, "-o", name)
         assert (ended.code, ended.err) == (0, "")
         assert f"written to {name}/" in ended.out
         drawn[name] = read(f"{name}/a.cat.png").pixels
@@ -336,7 +339,7 @@ def test_methods_names_formula_unit_and_paper(run: Run) -> None:
     ended = run("methods")
     assert all(len(line) <= 80 for line in ended.out.splitlines())
     said = " ".join(ended.out.split())
-    for name, method in all_methods().items():
+    for name, method in METHODS.items():
         assert f"{name} " in said
         for text in (method.summary, method.unit, method.paper):
             assert " ".join(text.split()) in said
@@ -364,8 +367,16 @@ def test_no_command_shows_the_help(run: Run) -> None:
     assert run("map", "--help").code == 0
 
 
-def test_colormaps_of_the_option_are_those_of_the_library() -> None:
-    assert [str(one) for one in cli.Colormap] == list(COLORMAPS)
+def test_several_layers_may_be_named() -> None:
+    assert [options.layers(names) for names in (None, [], ["stages"], ["-2"], ["4"], ["a", "-1"])] == [
+        None, None, "stages", -2, "4", ["a", -1],
+    ]  # fmt: skip
+
+
+def test_choices_of_the_options_are_those_of_the_library() -> None:
+    assert get_args(options.Colormap) == tuple(COLORMAPS)
+    assert get_args(evaluate.TTAChoice) == get_args(TTA)
+    assert set(get_args(evaluate.ModeChoice)) == set(get_args(Mode))
 
 
 # --- as a process -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from test_training_fit import write_csv_set
 from typer.testing import CliRunner
 
 import camlucida as cl
-from camlucida.cli import app as cli
+from camlucida import cli
 from camlucida.errors import CamlucidaError, TrainingError
 from camlucida.training.run_folder import open_run, read_record
 

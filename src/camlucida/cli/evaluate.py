@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from camlucida.cli.options import LabelOption, ProviderOption, ThreadsOption, need_torch
+from camlucida.cli import options
+from camlucida.cli.exits import Failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,127 +18,106 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from camlucida.boxes.calibration import Calibration
-    from camlucida.data.record import Dataset
     from camlucida.images.picture import Picture
 
-SOME_FAILED = 1
+TTAChoice = Literal["one", "flips", "dihedral"]
+"""The library's ``runners.tta.TTA``."""
 
-
-class Sides(StrEnum):
-    """Views of each picture that the maps are means of."""
-
-    ONE = "one"
-    FLIPS = "flips"
-    DIHEDRAL = "dihedral"
-
-
-class Mode(StrEnum):
-    """How overlaps are counted and pictures seen; see ``evaluation.evaluate``."""
-
-    EXACT = "exact"
-    PROTOCOL = "protocol"
+ModeChoice = Literal["exact", "protocol"]
+"""The library's ``boxes.overlaps.Mode``."""
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Which model; see: camlucida models.")],
+    model: options.ModelArgument,
     data: Annotated[str, typer.Argument(help="Labelled pictures: a folder or file, or KIND:PLACE.")],
     split: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Evaluate this split; if not given, test if there is one, else everything."),
     ] = None,
-    label: LabelOption = "label",
+    label: options.Label = "label",
     method: Annotated[str, typer.Option(help="Of the maps; see: camlucida methods.")] = "cam",
     tta: Annotated[
-        Sides, typer.Option("--tta", "--views", help="Take the maps' mean over flips, or over quarter turns too.")
-    ] = Sides.ONE,
-    mode: Annotated[Mode, typer.Option(help="exact, or the public benchmark's own way.")] = Mode.EXACT,
+        TTAChoice, typer.Option("--tta", "--views", help="Take the maps' mean over flips, or over quarter turns too.")
+    ] = "one",
+    mode: Annotated[ModeChoice, typer.Option(help="exact, or the public benchmark's own way.")] = "exact",
     threshold: Annotated[
         str,
         typer.Option(help="Of the boxes, a share of the map's maximum; auto: the model's own, else 0.2."),
     ] = "auto",
     calibrate_on: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Choose normalization and threshold on this split first."),
     ] = None,
     pseudo: Annotated[
         bool, typer.Option("--pseudo", help="Choose them with pseudo-boxes: no true box is looked at.")
     ] = False,
     localizer: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Judge the boxes of this localizer too; see: camlucida localizer."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures that go through the model at once.")] = 16,
+    batch: options.Batch = 16,
     workers: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=0, help="Processes that count boxes and masks; if not given, one a processor."),
     ] = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the intervals; 0 for none.")] = 1000,
     mosaics: Annotated[int, typer.Option(min=0, help="Of the grid pointing game; 0 for none.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of resamples and mosaics.")] = 0,
-    provider: ProviderOption = None,
-    threads: ThreadsOption = None,
+    provider: options.Provider = None,
+    threads: options.Threads = None,
     out: Annotated[
-        Optional[Path], typer.Option("-o", "--out", help="Folder for evaluation.json and evaluation.html.")  # noqa: UP045
+        Path | None, typer.Option("-o", "--out", help="Folder for evaluation.json and evaluation.html.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Evaluate classification and localization, with baselines and confidence intervals."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    from camlucida.cli.app import say
+    from camlucida.boxes.calibration import Calibration
+    from camlucida.cli.printing import progress_line
     from camlucida.data import open_dataset
-    from camlucida.evaluation import evaluate as evaluated
+    from camlucida.evaluation import calibrated
+    from camlucida.evaluation import evaluate as evaluate_model
     from camlucida.evaluation.table import print_table
     from camlucida.models import open_model
 
-    chosen = _threshold(threshold)
-    if chosen is not None and calibrate_on is not None:
+    share = _threshold(threshold)
+    if share is not None and calibrate_on is not None:
         raise typer.BadParameter("--threshold and --calibrate-on both choose the operating point; give one")
     if pseudo and calibrate_on is None:
         raise typer.BadParameter("--pseudo needs --calibrate-on, the split to choose on")
-    failed = 0
-
-    def fail(message: object) -> None:
-        nonlocal failed
-        failed += 1
-        say(f"error: {message}")
-
-    dataset = open_dataset(data, label=label, broken="skip", on_broken=fail)
+    failures = Failures()
+    dataset = open_dataset(data, label=label, broken="skip", on_broken=failures)
     if split is None and "test" in dataset.splits:
         split = "test"
     opened = open_model(model, providers=provider, threads=threads)
-    calibration = _given(chosen)
+    calibration = None if share is None else Calibration(threshold=share)
     if calibrate_on is not None:
-        calibration = _calibrated(opened, dataset, calibrate_on, split, method, tta, mode, pseudo, batch, fail)
-    progress = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty(),
-    )  # fmt: skip
-    with progress:
+        _check_apart(calibrate_on, split)
+        calibration = calibrated(
+            opened, dataset.split(calibrate_on), method=method, tta=tta, mode=mode, boxes=not pseudo, batch=batch,
+            on_error=failures,
+        )  # fmt: skip
+    with progress_line() as progress:
         total = len((dataset.split(split) if split is not None else dataset).records)
         task = progress.add_task("pictures", total=total)
-        found = evaluated(
-            opened, dataset, split=split, method=method, tta=tta.value, mode=mode.value, calibration=calibration,
+        evaluation = evaluate_model(
+            opened, dataset, split=split, method=method, tta=tta, mode=mode, calibration=calibration,
             localizer=None if localizer is None else _boxer(localizer),
             batch=batch, workers=(os.cpu_count() or 1) if workers is None else workers,
-            bootstrap=bootstrap, mosaics=mosaics, seed=seed, on_error=fail,
+            bootstrap=bootstrap, mosaics=mosaics, seed=seed, on_error=failures,
             on_pictures=lambda count: progress.advance(task, count),
         )  # fmt: skip
     if out is not None:
-        found.save(out)
+        evaluation.save(out)
     if as_json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(evaluation.to_dict(), ensure_ascii=False, allow_nan=False))
     else:
-        print_table(found, out)
-    if failed:
-        raise typer.Exit(SOME_FAILED)
+        print_table(evaluation, out)
+    failures.exit()
 
 
 def _boxer(folder: Path) -> Callable[[Picture], NDArray[np.float64]]:
     """The boxes of a two-stage localizer."""
-    need_torch()
+    options.need_torch()
     from camlucida.training.box_localizer import open_localizer
 
     opened = open_localizer(folder)
@@ -160,24 +138,10 @@ def _threshold(text: str) -> float | None:
     return value
 
 
-def _given(threshold: float | None) -> Calibration | None:
-    from camlucida.boxes.calibration import Calibration
-
-    return None if threshold is None else Calibration(threshold=threshold)
-
-
-def _calibrated(
-    model: object, dataset: Dataset, on: str, split: str | None, method: str, tta: Sides, mode: Mode, pseudo: bool,
-    batch: int, fail: object,
-) -> Calibration:  # fmt: skip
-    from camlucida.evaluation import calibrated
-
-    if split is None or on == split:
+def _check_apart(calibration_split: str, split: str | None) -> None:
+    """Refuse to choose an operating point on the pictures that are evaluated."""
+    if split is None or calibration_split == split:
         raise typer.BadParameter(
-            f"--calibrate-on {on}: would choose the threshold on the pictures that are evaluated; "
+            f"--calibrate-on {calibration_split}: would choose the threshold on the pictures that are evaluated; "
             "name another split, or evaluate one with --split"
         )
-    return calibrated(
-        model, dataset.split(on), method=method, tta=tta.value, mode=mode.value, boxes=not pseudo, batch=batch,  # type: ignore[arg-type]
-        on_error=fail,  # type: ignore[arg-type]
-    )  # fmt: skip

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from camlucida.cli.options import LabelOption, need_torch
+from camlucida.cli import options
+from camlucida.cli.exits import say
 from camlucida.errors import TrainingError
 
 
@@ -16,11 +16,11 @@ def localizer(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
     data: Annotated[str, typer.Argument(help="The pictures that it was trained on: a folder, or KIND:PLACE.")],
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("-o", "--out", help="Folder of the localizer; if not given, RUN/localizer. The same goes on."),
     ] = None,
     without: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="A class that shows no object, such as none. May be repeated."),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = 12,
@@ -30,15 +30,15 @@ def localizer(
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin with new weights, not with the run's.")] = False,
     split: Annotated[str, typer.Option(help="The split that teaches: its labels alone are read.")] = "train",
     calibrate_on: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Choose on this split's true boxes how maps become boxes; else half of their range."),
     ] = None,
-    label: LabelOption = "label",
+    label: options.Label = "label",
 ) -> None:
     """Train a network that puts one box on any picture, on the boxes of a run's maps."""
     from camlucida.data import open_dataset
 
-    need_torch()
+    options.need_torch()
     from camlucida.training.box_localizer import LocalizerConfig
     from camlucida.training.localizer_lessons import BOXES, calibrate_lessons
     from camlucida.training.localizer_training import fit_localizer
@@ -50,11 +50,11 @@ def localizer(
     if dataset.classes != known:
         raise TrainingError(f"{data}: its classes are {', '.join(dataset.classes)}; the run's are {', '.join(known)}")
     calibration = BOXES if calibrate_on is None else calibrate_lessons(run, dataset.split(calibrate_on).records)
-    print(f"pseudo-boxes: {calibration}", file=sys.stderr)
+    say(f"pseudo-boxes: {calibration}")
     teaching = dataset.split(split) if dataset.splits != ("",) else dataset
-    made = fit_localizer(
+    folder = fit_localizer(
         run, teaching.examples, out, config=config, calibration=calibration, without=without or (),
-        on_epoch=lambda row: print(f"epoch {int(row['epoch']) + 1}/{epochs}  loss {row['loss']:.4f}  "
-                                   f"overlap with pseudo-boxes {row['overlap']:.3f}", file=sys.stderr),
+        on_epoch=lambda row: say(f"epoch {int(row['epoch']) + 1}/{epochs}  loss {row['loss']:.4f}  "
+                                 f"overlap with pseudo-boxes {row['overlap']:.3f}"),
     )  # fmt: skip
-    print(f"{made}: trained; open it with camlucida.training.box_localizer.open_localizer")
+    print(f"{folder}: trained; open it with camlucida.training.box_localizer.open_localizer")

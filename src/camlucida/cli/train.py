@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from camlucida.cli.options import LabelOption, need_torch
+from camlucida.cli import options
+from camlucida.cli.exits import say
 from camlucida.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -20,24 +20,8 @@ _USUAL = TrainConfig()
 _HELD_OUT = 10
 
 
-class Guide(StrEnum):
-    """How the threshold of the boxes is chosen on the validation split."""
-
-    AUTO = "auto"
-    BOXES = "boxes"
-    PSEUDO = "pseudo"
-    NONE = "none"
-
-
-_GUIDES: dict[Guide, Literal["auto", "boxes", "pseudo"]] = {
-    Guide.AUTO: "auto",
-    Guide.BOXES: "boxes",
-    Guide.PSEUDO: "pseudo",
-}
-
-
 def train(
-    data: Annotated[str, typer.Argument(help="Labelled pictures: a folder, or KIND:PLACE.")],
+    data: options.Data,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run; the same command again goes on.")],
     backbone: Annotated[
         str, typer.Option(help="small, small:24-48-96, residual, timm:NAME, torchvision:NAME or FILE.py:FUNCTION.")
@@ -46,7 +30,7 @@ def train(
         str, typer.Option(help="gap, gmp, lse, gem, sum, fc, acol, spg or tscam; options behind it: lse:r=10.")
     ] = _USUAL.head,
     regularizer: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="has, adl or cutmix; options behind it: cutmix:rate=0.3. May be repeated."),
     ] = None,
     size: Annotated[int, typer.Option(help="Pictures become so many pixels wide and high.")] = _USUAL.size,
@@ -54,7 +38,7 @@ def train(
     units: Annotated[int, typer.Option(help="Channels of an added 3x3 convolution; 0: none.")] = _USUAL.units,
     epochs: Annotated[int, typer.Option(help="Passes over the training pictures.")] = _USUAL.epochs,
     batch: Annotated[int, typer.Option(help="Pictures a step, of all processes together.")] = _USUAL.batch,
-    lr: Annotated[Optional[float], typer.Option(help="Peak of the learning rate; chosen if not given.")] = None,  # noqa: UP045
+    lr: Annotated[float | None, typer.Option(help="Peak of the learning rate; chosen if not given.")] = None,
     weight_decay: Annotated[float, typer.Option(help="Of matrices and kernels.")] = _USUAL.weight_decay,
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = _USUAL.optimizer,
     label_smoothing: Annotated[float, typer.Option(help="In [0, 1).")] = _USUAL.label_smoothing,
@@ -72,10 +56,11 @@ def train(
     ] = _USUAL.pretrained,
     split_train: Annotated[str, typer.Option(help="The split to train on.")] = "train",
     split_val: Annotated[str, typer.Option(help="The split to validate on; '' for none.")] = "val",
-    label: LabelOption = "label",
+    label: options.Label = "label",
     calibrate: Annotated[
-        Guide, typer.Option(help="Choose the boxes' threshold by true boxes, pseudo-boxes, whichever there is, or not.")
-    ] = Guide.AUTO,
+        Literal["auto", "boxes", "pseudo", "none"],
+        typer.Option(help="Choose the boxes' threshold by true boxes, pseudo-boxes, whichever there is, or not."),
+    ] = "auto",
 ) -> None:
     """Train a network on image labels alone; its maps find the objects."""
     from camlucida.data import open_dataset
@@ -86,23 +71,23 @@ def train(
         label_smoothing=label_smoothing, ema=ema, augment=augment, fit=fit, seed=seed, precision=precision,  # type: ignore[arg-type]
         devices=devices, workers=workers, patience=patience, keep=keep, pretrained=pretrained,  # type: ignore[arg-type]
     )  # fmt: skip
-    need_torch()
+    options.need_torch()
     from camlucida.training.fit import fit as train_network
     from camlucida.training.run_calibration import calibrate_run
 
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # other processes of the same run say nothing
     learning, held_out = _parts(open_dataset(data, label=label), split_train, split_val)
     if first:
-        print(f"{len(learning.records)} pictures to train on, {len(held_out.records)} to validate on, "
-              f"{len(learning.classes)} classes", file=sys.stderr)  # fmt: skip
+        say(f"{len(learning.records)} pictures to train on, {len(held_out.records)} to validate on, "
+            f"{len(learning.classes)} classes")  # fmt: skip
     train_network(
         config, learning.examples, held_out.examples, learning.classes, out,
-        progress=first and sys.stderr.isatty(), on_epoch=lambda row: print(_line(row, config.epochs), file=sys.stderr),
+        progress=first and sys.stderr.isatty(), on_epoch=lambda row: say(_line(row, config.epochs)),
     )  # fmt: skip
     if not first:
         return
-    if calibrate is not Guide.NONE and held_out.records:
-        print(f"boxes: {calibrate_run(out, held_out.records, _GUIDES[calibrate])}")
+    if calibrate != "none" and held_out.records:
+        print(f"boxes: {calibrate_run(out, held_out.records, calibrate)}")
     print(f"{out}: trained; look at it with: camlucida map PICTURE -m {out}")
 
 

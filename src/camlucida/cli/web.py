@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -11,11 +11,11 @@ import typer
 def web(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the site; one written before is replaced.")],
     model: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("-m", "--model", help="An ONNX file with maps; the demonstration model if not given."),
     ] = None,
     runtime: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="The npm package onnxruntime-web, archive or folder; fetched if not given."),
     ] = None,
 ) -> None:
