@@ -29,6 +29,7 @@ from classifiers import (  # noqa: E402
 )
 
 from camlucida.errors import ExportError  # noqa: E402
+from camlucida.export.picture_outputs import PictureOutputs  # noqa: E402
 from camlucida.export.surgery import AFFINE, NORMALIZED, add_maps  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
@@ -83,7 +84,7 @@ def test_no_weight_is_stored_twice(name: str):
 
 @pytest.mark.parametrize("name", HEADS)
 def test_maps_of_the_likeliest_classes_alone(name: str):
-    new, _ = add_maps(classifier(name), top=2)
+    new, _ = add_maps(classifier(name), PictureOutputs(top=2))
     onnx.checker.check_model(new, full_check=True)
     batch = pictures(3)
     out = run(new, batch)
@@ -107,7 +108,7 @@ def test_every_opset_is_kept(name: str, opset: int):
     batch = pictures(2)
     logits, maps, _ = wanted(name, batch)
     for options in ({}, {"top": 2}, {"top": 2, "upsample": "input", "boxes": 0.2}):
-        new, _ = add_maps(model, **options)
+        new, _ = add_maps(model, PictureOutputs(**options))
         onnx.checker.check_model(new, full_check=True)
         assert new.opset_import[0].version == opset
         out = run(new, batch)
@@ -118,7 +119,8 @@ def test_every_opset_is_kept(name: str, opset: int):
 
 def test_any_height_and_width():
     for name in ("gemm", "mean_matmul_add", "sum_pooling", "tokens", "channels_last", "positions_behind_channels"):
-        new, facts = add_maps(classifier(name, size=("N", 3, "h", "w")), size_hw=(16, 20), upsample="input", boxes=0.2)
+        outputs = PictureOutputs(upsample="input", boxes=0.2)
+        new, facts = add_maps(classifier(name, size=("N", 3, "h", "w")), outputs, size_hw=(16, 20))
         assert facts.grid == (8, 10)
         for size in ((8, 12), (10, 4)):
             batch = pictures(2, size)
@@ -190,7 +192,7 @@ def test_inner_tensors_may_be_called_as_the_new_outputs_are():
     make("Softmax", logits, axis=1, out="probabilities")
     batch = pictures(2)
     for options in ({}, {"top": 3}):
-        new, _ = add_maps(make.model({"probabilities": ["N", K]}), **options)
+        new, _ = add_maps(make.model({"probabilities": ["N", K]}), PictureOutputs(**options))
         close(run(new, batch)["logits"], wanted("gemm", batch)[0])
 
 
@@ -204,7 +206,7 @@ def test_logits_that_are_an_output_of_that_name_stay_that_output():
 def test_a_single_logit():
     make = Maker()
     make("Sigmoid", make("Gemm", pooled_rows(make, trunk(make)), WEIGHT[:1], BIAS[:1], transB=1), out="yes")
-    new, facts = add_maps(make.model({"yes": ["N", 1]}), boxes=0.2)
+    new, facts = add_maps(make.model({"yes": ["N", 1]}), PictureOutputs(boxes=0.2))
     batch = pictures(2)
     out = run(new, batch)
     assert facts.classes == 1
@@ -217,7 +219,8 @@ def test_pictures_with_channels_last():
     make = Maker()
     x = trunk(make, make("Transpose", "pictures", perm=[0, 3, 1, 2]))
     scores = HEADS["channels_last"][0](make, x)
-    new, facts = add_maps(make.model({scores: ["N", K]}, ("N", 2 * H, 2 * W, 3)), upsample="input", boxes=0.1)
+    model = make.model({scores: ["N", K]}, ("N", 2 * H, 2 * W, 3))
+    new, facts = add_maps(model, PictureOutputs(upsample="input", boxes=0.1))
     assert facts.features == f"NHWC {H}×{W}×{C}"
     batch = pictures(2)
     out = run(new, np.ascontiguousarray(batch.transpose(0, 2, 3, 1)))
@@ -240,7 +243,7 @@ def test_other_floating_point_types(name: str, kind: str):
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     batch = pictures(2)
     for options in ({}, {"top": K}):
-        new, facts = add_maps(model, **options)
+        new, facts = add_maps(model, PictureOutputs(**options))
         onnx.checker.check_model(new, full_check=True)
         assert facts.precision == ("half" if half else "")
         out = run(new, batch.astype(np.float16 if half else np.float32))
@@ -285,7 +288,7 @@ def quantized() -> Any:
 
 @pytest.mark.parametrize("top", [None, 3])
 def test_graphs_that_compute_in_eight_bits(top: int | None):
-    new, facts = add_maps(quantized(), top=top)
+    new, facts = add_maps(quantized(), PictureOutputs(top=top))
     assert facts.precision == "int8"
     batch = pictures(3)
     out = run(new, batch)
@@ -325,7 +328,7 @@ def box(one: np.ndarray, threshold: float) -> list[int]:
 
 @pytest.mark.parametrize(("upsample", "size"), [("input", (2 * H, 2 * W)), ((7, 31), (7, 31)), ((2, 3), (2, 3))])
 def test_heatmaps_are_the_maps_laid_over_the_picture(upsample: Any, size: tuple[int, int]):
-    new, _ = add_maps(classifier("gemm"), upsample=upsample)
+    new, _ = add_maps(classifier("gemm"), PictureOutputs(upsample=upsample))
     out = run(new, pictures(2))
     want = np.array([[bilinear(one, *size) for one in row] for row in out["maps"]])
     close(out["heatmaps"], want, 1e-6)
@@ -334,7 +337,7 @@ def test_heatmaps_are_the_maps_laid_over_the_picture(upsample: Any, size: tuple[
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.9])
 @pytest.mark.parametrize("upsample", [None, "input"])
 def test_boxes_hold_what_is_above_the_threshold(threshold: float, upsample: Any):
-    new, _ = add_maps(classifier("gemm"), boxes=threshold, upsample=upsample)
+    new, _ = add_maps(classifier("gemm"), PictureOutputs(boxes=threshold, upsample=upsample))
     out = run(new, pictures(4))
     laid = out["heatmaps"] if upsample else out["maps"]
     scale = 1 if upsample else 2  # a cell is 2×2 pixels of the input
@@ -346,7 +349,7 @@ def test_boxes_hold_what_is_above_the_threshold(threshold: float, upsample: Any)
 def test_there_is_no_box_where_a_map_is_nowhere_positive():
     make = Maker()
     make("Gemm", pooled_rows(make, trunk(make)), -np.abs(WEIGHT), BIAS, transB=1, out="scores")
-    new, _ = add_maps(make.model({"scores": ["N", K]}), boxes=0.2)
+    new, _ = add_maps(make.model({"scores": ["N", K]}), PictureOutputs(boxes=0.2))
     assert not run(new, pictures(2))["boxes"].any()
 
 
@@ -405,7 +408,7 @@ def no_row() -> Any:
 )
 def test_what_cannot_be_done_is_said(model: Any, options: dict[str, Any], message: str):
     with pytest.raises(ExportError, match=message):
-        add_maps(model, **options)
+        add_maps(model, PictureOutputs(**options))
 
 
 def test_nodes_may_stand_in_any_order():

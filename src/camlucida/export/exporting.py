@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import camlucida
 from camlucida.errors import ExportError, MissingExtraError, ModelError, OutputError
-from camlucida.export.picture_outputs import Upsample
+from camlucida.export.picture_outputs import PictureOutputs
 from camlucida.export.surgery import GraphFacts, add_maps
 from camlucida.export.verify import Check, check_file, compare
 from camlucida.export.writing import save, staged
@@ -34,22 +34,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class ExportOptions(PictureOutputs):
     """What an exported file has beside logits, maps and bias, and what is said of its pictures.
 
     Attributes:
-        top: maps of the so many likeliest classes alone; None for all.
-        upsample: also ``heatmaps`` of this height and width, or "input" for the picture's own.
-        boxes: also ``boxes`` around what is above this share of a map's maximum, in [0, 1).
+        top, upsample, boxes: see ``PictureOutputs``.
         class_names: None takes the source's own.
         size_hw: the pictures' height and width; None takes the source's own, or 224.
         mean: of R, G, B, in [0, 1] units, with ``std``; None takes the source's own, or ImageNet's.
         std: of R, G, B, in [0, 1] units, with ``mean``.
     """
 
-    top: int | None = None
-    upsample: Upsample | None = None
-    boxes: float | None = None
     class_names: tuple[str, ...] | None = None
     size_hw: tuple[int, int] | None = None
     mean: tuple[float, float, float] | None = None
@@ -104,8 +99,8 @@ def export(source: str | Path, out: str | Path, options: ExportOptions | None = 
         graph = read(path, None if traced is None else str(source))
         known = _stored(graph.model, graph.name) if traced is None else traced.metadata
         new, facts = add_maps(
-            graph.model, top=options.top, upsample=options.upsample, boxes=options.boxes, name=graph.name,
-            size_hw=options.size_hw or (known.preprocess.size_hw if known.preprocess else None), folder=graph.folder,
+            graph.model, options, name=graph.name, folder=graph.folder,
+            size_hw=options.size_hw or (known.preprocess.size_hw if known.preprocess else None),
         )  # fmt: skip
         preprocess = _preprocess(known.preprocess, options, facts)
         class_names = options.class_names or known.class_names

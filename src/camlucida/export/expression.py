@@ -6,7 +6,7 @@ cells is the mean of the head over the cells, but for constants, which ``offset`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -109,6 +109,14 @@ class HeadTensor:
     expression: Expression
     axis: int
     width: int
+
+    def become(self, expression: Expression) -> HeadTensor:
+        """Another expression of the same axes."""
+        return replace(self, expression=expression)
+
+    def scaled(self, factor: float) -> HeadTensor:
+        """``factor`` times the tensor."""
+        return self if factor == 1 else self.become(Scale(self.expression, np.asarray(float(factor))))
 
 
 def ordered(expression: Expression) -> list[Expression]:

@@ -49,25 +49,24 @@ class HeadReader:
             )
         self._depth += 1
         try:
-            self._known[name] = self._read(node, name)
+            if node.domain not in ("", "ai.onnx", "com.microsoft") or name != node.output[0]:
+                self.refuse(node)
+            self._known[name] = self._read(node)
         finally:
             self._depth -= 1
         return self._known[name]
 
-    def _read(self, node: Any, name: str) -> HeadTensor:
-        if node.domain not in ("", "ai.onnx", "com.microsoft") or name != node.output[0]:
-            self.refuse(node)
+    def _read(self, node: Any) -> HeadTensor:
         pooled = self._pooled(node)
         if pooled is not None:
             return pooled
         if node.op_type in _PASSING:
             return self.read(node.input[0])
         if node.op_type in RESHAPING:
-            return self.moved(node, node.input[0], name)
-        step = self._steps.get(node.op_type)
-        if step is None:
+            return self.moved(node, node.input[0])
+        if node.op_type not in self._steps:
             self.refuse(node)
-        return step(self, node, name)
+        return self._steps[node.op_type](self, node)
 
     # --- The beginning: pooling, or a flattened grid -------------------------------------------------------------
 
@@ -75,7 +74,7 @@ class HeadReader:
         found = reduction(self.graph, node)
         if found is None:
             return None
-        shape = self.graph.shape_of(found.source)
+        shape = self.shape(found.source)
         if math.prod(shape[axis] for axis in found.axes) == 1 and len(shape) > 2:  # a mean of one value
             below = self.read(found.source)
             gone = 0 if found.keepdims else sum(axis < below.axis for axis in found.axes)
@@ -87,9 +86,9 @@ class HeadReader:
         gone = 0 if found.keepdims else sum(axis < channel for axis in found.axes)
         return HeadTensor(Features(cells), channel - gone, cells.channels)
 
-    def moved(self, node: Any, source: str, name: str) -> HeadTensor:
-        """The same numbers in the same order, under other axes."""
-        before, after = self.graph.shape_of(source), self.graph.shape_of(name)
+    def moved(self, node: Any, source: str) -> HeadTensor:
+        """What ``node`` makes of ``source``: the same numbers in the same order, under other axes."""
+        before, after = self.shape(source), self.shape(node.output[0])
         if len(wide(before)) > 1 or len(wide(after)) > 1 or len(after) < 2 or before[:1] != after[:1]:
             self.refuse(node)
         below, left = self.read(source), wide(after)
@@ -102,7 +101,7 @@ class HeadReader:
             node = self.graph.makers.get(node.input[0])
         if node is None or node.op_type not in ("Flatten", "Reshape"):
             return None
-        before, after = self.graph.shape_of(node.input[0]), self.graph.shape_of(node.output[0])
+        before, after = self.shape(node.input[0]), self.shape(node.output[0])
         if len(before) != 4 or len(wide(before)) < 2 or after != (before[0], math.prod(before[1:])):
             return None
         return self.unpooled(node.input[0], node)
@@ -114,6 +113,10 @@ class HeadReader:
 
     # --- For the steps ---------------------------------------------------------------------------------
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's size for the example input."""
+        return self.graph.shape_of(name)
+
     def constant(self, name: str) -> bool:
         """Whether a tensor is the same for every picture."""
         return name not in self.graph.varying
@@ -124,15 +127,13 @@ class HeadReader:
             self.refuse(node)
         return self.graph.value(node.input[index])
 
-    def vector(
-        self, node: Any, value: NDArray[Any], width: int, axis: int | None = None, name: str = ""
-    ) -> NDArray[np.float64]:
-        """A constant as one number for all channels, (), or one for each, (C,)."""
+    def vector(self, node: Any, value: NDArray[Any], width: int, axis: int | None = None) -> NDArray[np.float64]:
+        """A constant as one number for all channels, (), or one for each, (C,), along an axis of the node's output."""
         if value.size == 1:
             return np.asarray(value.astype(np.float64).reshape(()))
-        rank = len(self.graph.shape_of(name)) if name else 0
-        placed = axis is None or (value.ndim <= rank and value.shape[axis - rank :][:1] == (width,))
-        if value.size != width or not placed or (axis is not None and value.ndim < rank - axis):
+        rank = len(self.shape(node.output[0]))
+        placed = axis is None or (rank - axis <= value.ndim <= rank and value.shape[axis - rank] == width)
+        if value.size != width or not placed:
             self.refuse(node)
         return np.asarray(value.astype(np.float64).reshape(width))
 
@@ -141,5 +142,5 @@ class HeadReader:
         raise ExportError(refusal(self.graph, node))
 
 
-Step: TypeAlias = Callable[[HeadReader, Any, str], HeadTensor]
-"""Reads a node's output, of that name, as an expression in the features; a reader reads what the node reads."""
+Step: TypeAlias = Callable[[HeadReader, Any], HeadTensor]
+"""Reads a node's output as an expression in the features, by the reader's expressions of what the node reads."""

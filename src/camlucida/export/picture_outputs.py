@@ -43,7 +43,7 @@ class PictureOutputs:
 
 def heatmap_nodes(graph: Graph, build: Builder, maps: str, size: Upsample) -> str:
     """Maps (N, K, h, w) laid over the input: half-pixel bilinear, held at the edge cells' values, (N, K, H, W)."""
-    wanted = _input_hw(graph, build) if size == "input" else build.whole(*size)
+    wanted = _input_sizes(graph, build, 2, 3) if size == "input" else build.whole(*size)
     sizes = build.joined(build.sizes(maps, 0, 2), wanted)
     return build.node("Resize", [maps, "", "", sizes] if build.opset >= 13 else [maps, *_no_scales(build), sizes],
                       {"mode": "linear", "coordinate_transformation_mode": "half_pixel"})  # fmt: skip
@@ -81,25 +81,19 @@ def box_nodes(graph: Graph, build: Builder, laid: str, threshold: float) -> str:
         some = build.node("Cast", [build.node("Greater", [last, zero])], {"to": _FLOAT})
         reach = build.reduced("ReduceMax", build.node("Mul", [seen, starts]), 2)
         first = build.node("Mul", [build.node("Sub", [count, reach]), some])
-        pixels = build.node("Cast", [_input_side(graph, build, axis)], {"to": _FLOAT})
+        pixels = build.node("Cast", [_input_sizes(graph, build, axis, axis)], {"to": _FLOAT})
         scale = build.node("Div", [pixels, count])
         sides.append([build.node("Mul", [one_side, scale]) for one_side in (first, last)])
     (x0, x1), (y0, y1) = sides
     return build.node("Concat", [x0, y0, x1, y1], {"axis": 2})
 
 
-def _input_hw(graph: Graph, build: Builder) -> str:
+def _input_sizes(graph: Graph, build: Builder, first: int, last: int) -> str:
+    """The input's height and width, axes 2 and 3, or one of them."""
     if graph.fixed_hw:
-        return build.whole(*graph.fixed_hw)
-    first = 1 if graph.channels_last else 2
-    return build.sizes(graph.input.name, first, first + 2)
-
-
-def _input_side(graph: Graph, build: Builder, axis: int) -> str:
-    if graph.fixed_hw:
-        return build.whole(graph.fixed_hw[axis - 2])
-    first = axis - 1 if graph.channels_last else axis
-    return build.sizes(graph.input.name, first, first + 1)
+        return build.whole(*graph.fixed_hw[first - 2 : last - 1])
+    before = 1 if graph.channels_last else 0
+    return build.sizes(graph.input.name, first - before, last + 1 - before)
 
 
 def _no_scales(build: Builder) -> list[str]:

@@ -14,7 +14,7 @@ from camlucida.export.cells import Cells
 from camlucida.export.emit import Builder, Emitter
 from camlucida.export.expression import FrozenScale, HeadTensor, features_of, offset, ordered
 from camlucida.export.head_steps import read_head
-from camlucida.export.picture_outputs import PictureOutputs, Upsample, box_nodes, heatmap_nodes
+from camlucida.export.picture_outputs import PictureOutputs, box_nodes, heatmap_nodes
 from camlucida.onnx.extra import onnx
 from camlucida.onnx.graph import Graph, before_activation, inner_graphs
 from camlucida.targets import Activation
@@ -52,10 +52,8 @@ class GraphFacts:
 
 def add_maps(
     model: Any,
+    wanted: PictureOutputs | None = None,
     *,
-    top: int | None = None,
-    upsample: Upsample | None = None,
-    boxes: float | None = None,
     size_hw: tuple[int, int] | None = None,
     name: str = "the model",
     folder: Path | None = None,
@@ -67,11 +65,8 @@ def add_maps(
 
     Args:
         model: a ``ModelProto``, as ``load.read`` gives it; not changed.
-        top: maps of the so many likeliest classes alone: ``top_ids`` (N, k) int64, ``maps`` (N, k, h, w), ``bias``
-            (N, k).
-        upsample: also ``heatmaps`` (N, K or k, H, W), at this height and width or that of the input.
-        boxes: also ``boxes`` (N, K or k, 4), xyxy in pixels of the input, around what is above this share of the
-            maximum.
+        wanted: outputs beside these: of the likeliest classes alone ``top_ids`` (N, k) int64, ``maps`` (N, k, h, w) and
+            ``bias`` (N, k); ``heatmaps`` (N, K or k, H, W); ``boxes`` (N, K or k, 4), xyxy in pixels of the input.
         size_hw: the pictures' size to look at it with, where the graph leaves it open; None takes 224 pixels.
         name: what messages call the model.
         folder: where its external data lie, if it has any.
@@ -82,7 +77,7 @@ def add_maps(
     Raises:
         ExportError: the head is not affine, or the graph is not understood; the message says which node it is.
     """
-    wanted = PictureOutputs(top, upsample, boxes)
+    wanted = wanted or PictureOutputs()
     graph = Graph(model, name, folder, size_hw)
     tensor, activation = _logits(graph)
     count = math.prod(graph.shape_of(tensor)[1:])
@@ -92,8 +87,8 @@ def add_maps(
         raise ExportError(f"{name}: its logits are made of several grids: {', '.join(map(_words, features))}")
     if head.width != count:
         raise ExportError(f"{name}: its {count} logits are not the head's {head.width} channels")
-    if top is not None and top > head.width:
-        raise ExportError(f"{name}: has {head.width} classes, fewer than the {top} asked")
+    if wanted.top is not None and wanted.top > head.width:
+        raise ExportError(f"{name}: has {head.width} classes, fewer than the {wanted.top} asked")
     cells = features[0]
     new = onnx.ModelProto()
     new.CopyFrom(model)
