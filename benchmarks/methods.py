@@ -34,7 +34,7 @@ from resnet import resnet18, resnet50
 from torch import Tensor, nn
 
 from camlucida import Explainer
-from camlucida.methods.registry import all_methods
+from camlucida.methods.registry import METHODS
 
 HERE = Path(__file__).parent
 Options = dict[str, Any]
@@ -151,7 +151,7 @@ def ours(
     model: nn.Module, batch: Tensor, name: str, classes: Sequence[int], options: Options | None = None
 ) -> Callable[[], object]:
     """A method as users call it, its split found beforehand."""
-    explainer = Explainer(model, method=partial(all_methods()[name].compute, **options) if options else name)
+    explainer = Explainer(model, method=partial(METHODS[name].compute, **options) if options else name)
     explainer.runner.facts(batch)
     return partial(explainer, batch, list(classes))
 
@@ -360,7 +360,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write the tables to methods.md")
     asked = parser.parse_args()
     budgeted = [*AT_THE_FEATURES, *THROUGH_THE_NETWORK, *MANY_PASSES, *OF_CHANNELS, *OF_ATTENTION]
-    strange = set(asked.only or all_methods()) - set(budgeted)
+    strange = set(asked.only or METHODS) - set(budgeted)
     if strange:
         parser.error(f"no budget is stated for {', '.join(sorted(strange))}")
     os.environ["TQDM_DISABLE"] = "1"

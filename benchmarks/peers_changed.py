@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from camlucida.methods._noise import noisy
-from camlucida.methods.registry import Maps
-from camlucida.pytorch.engine import Pass
+from camlucida.methods.forward_pass import ForwardPass, Maps
 from camlucida.targets import Targets
 
 
@@ -30,48 +29,48 @@ def weighted(weights: Tensor, features: Tensor) -> Maps:
     return Maps(torch.einsum("bc,bc...->b...", weights, features)[:, None], None)
 
 
-def gradient(passed: Pass, targets: Targets) -> Tensor:
+def gradient(forward_pass: ForwardPass, targets: Targets) -> Tensor:
     """Gradients (B, C, *grid) of the one target."""
-    return passed.gradients(targets.of)[0][:, 0]
+    return forward_pass.gradients(targets.of)[0][:, 0]
 
 
-def eps_gradcam_plus_plus(passed: Pass, targets: Targets) -> Maps:
+def eps_gradcam_plus_plus(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """grad-cam: 1e-6 in the denominator of α, beside g² of that size."""
-    g = gradient(passed, targets)
-    alpha = g**2 / (2 * g**2 + passed.features.sum((2, 3), keepdim=True) * g**3 + 1e-6)
-    return weighted((alpha * g.relu()).sum((2, 3)), passed.features)
+    g = gradient(forward_pass, targets)
+    alpha = g**2 / (2 * g**2 + forward_pass.features.sum((2, 3), keepdim=True) * g**3 + 1e-6)
+    return weighted((alpha * g.relu()).sum((2, 3)), forward_pass.features)
 
 
-def undivided_gradcam_plus_plus(passed: Pass, targets: Targets) -> Maps:
+def undivided_gradcam_plus_plus(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """torchcam: α is g², its division done in place on a copy made by indexing."""
-    g = gradient(passed, targets)
-    return weighted((g**2 * g.relu()).sum((2, 3)), passed.features)
+    g = gradient(forward_pass, targets)
+    return weighted((g**2 * g.relu()).sum((2, 3)), forward_pass.features)
 
 
-def last_pass_smooth(passed: Pass, targets: Targets, *, samples: int) -> Maps:
+def last_pass_smooth(forward_pass: ForwardPass, targets: Targets, *, samples: int) -> Maps:
     """torchcam: relu(g) and A of the last noisy input; Σ A g³ of the clean A and the mean g³, per channel."""
-    second, third, last, g = torch.zeros(()), torch.zeros(()), passed, passed.features
-    for inputs in noisy(passed.inputs, samples, 0.15, 0):
-        last = passed.again(inputs)
+    second, third, last, g = torch.zeros(()), torch.zeros(()), forward_pass, forward_pass.features
+    for inputs in noisy(forward_pass.inputs, samples, 0.15, 0):
+        last = forward_pass.again(inputs)
         g = gradient(last, targets)
         second, third = second + g**2 / samples, third + g**3 / samples
-    alpha = second / (2 * second + (third * passed.features).sum((2, 3), keepdim=True) + 1e-8)
+    alpha = second / (2 * second + (third * forward_pass.features).sum((2, 3), keepdim=True) + 1e-8)
     return weighted((alpha * g.relu()).sum((2, 3)), last.features)
 
 
-def centred_eigencam(passed: Pass, _: Targets) -> Maps:
+def centred_eigencam(forward_pass: ForwardPass, _: Targets) -> Maps:
     """grad-cam: the cells' mean is taken off before the decomposition."""
-    cells = passed.features.flatten(2).double()
+    cells = forward_pass.features.flatten(2).double()
     cells = cells - cells.mean(2, keepdim=True)
     first = torch.linalg.svd(cells, full_matrices=False)[0][..., :1]
-    return Maps((first.mT @ cells).float().reshape(len(cells), 1, *passed.features.shape[2:]), None)
+    return Maps((first.mT @ cells).float().reshape(len(cells), 1, *forward_pass.features.shape[2:]), None)
 
 
-def fraction_fem(passed: Pass, _: Targets) -> Maps:
+def fraction_fem(forward_pass: ForwardPass, _: Targets) -> Maps:
     """grad-cam: A weighted with the share of cells above the threshold; the paper: the binary map, with the mean."""
-    cells = passed.features.flatten(2)
+    cells = forward_pass.features.flatten(2)
     above = cells > cells.mean(2, keepdim=True) + 2 * cells.std(2, keepdim=True, correction=0)
-    return weighted(above.float().mean(2), passed.features)
+    return weighted(above.float().mean(2), forward_pass.features)
 
 
 def moving_finer(chosen: int = 3) -> Callable[[Tensor], Tensor]:
@@ -103,31 +102,33 @@ def scaled(masks: Tensor) -> Tensor:
     return masks / (masks.amax((2, 3), keepdim=True) + 1e-8)
 
 
-def _score_cam(passed: Pass, targets: Targets, lay: Callable[[Tensor], Tensor], factors: Sequence[float]) -> Maps:
+def _score_cam(
+    forward_pass: ForwardPass, targets: Targets, lay: Callable[[Tensor], Tensor], factors: Sequence[float]
+) -> Maps:
     """Score-CAM by hand: masks from features by ``lay``, the mean of the scores under masks of these factors."""
     weights = []
-    for row, (one, features) in enumerate(zip(passed.inputs, passed.features, strict=True)):
+    for row, (one, features) in enumerate(zip(forward_pass.inputs, forward_pass.features, strict=True)):
         masks = lay(features[:, None])
         column = int(targets.ids[row, 0])
         with torch.no_grad():
-            every = [passed.model(factor * one * masks)[:, column] for factor in factors]
+            every = [forward_pass.model(factor * one * masks)[:, column] for factor in factors]
         weights.append(torch.stack(every).mean(0).softmax(0))
-    return weighted(torch.stack(weights), passed.features)
+    return weighted(torch.stack(weights), forward_pass.features)
 
 
-def align_corners_score_cam(passed: Pass, targets: Targets) -> Maps:
+def align_corners_score_cam(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """grad-cam: masks are upsampled with their corner cells' centres at the corners (``align_corners``)."""
-    size = passed.inputs.shape[2:]
+    size = forward_pass.inputs.shape[2:]
     lay = partial(interpolate, size=size, mode="bilinear", align_corners=True)
-    return _score_cam(passed, targets, lambda masks: scaled(lay(masks)), [1])
+    return _score_cam(forward_pass, targets, lambda masks: scaled(lay(masks)), [1])
 
 
-def early_scaled_score_cam(passed: Pass, targets: Targets, *, steps: int = 0) -> Maps:
+def early_scaled_score_cam(forward_pass: ForwardPass, targets: Targets, *, steps: int = 0) -> Maps:
     """torchcam: masks are scaled to [0, 1] before they are upsampled; for IS-CAM by factors up to (N + 1) / 2."""
-    size = passed.inputs.shape[2:]
+    size = forward_pass.inputs.shape[2:]
     lay = partial(interpolate, size=size, mode="bilinear", align_corners=False)
     factors = [step * (step + 1) / (2 * steps) for step in range(1, steps + 1)] if steps else [1]
-    return _score_cam(passed, targets, lambda masks: lay(scaled(masks)), factors)
+    return _score_cam(forward_pass, targets, lambda masks: lay(scaled(masks)), factors)
 
 
 def ablated_to_zero(kind: type[AblationLayer]) -> AblationLayer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from camlucida.errors import TargetError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Score = Callable[[Tensor], Tensor]
+Score: TypeAlias = "Callable[[Tensor], Tensor]"
+"""Logits (B, K) to the scores to explain, (B, T) or (B,). Differentiable."""
 
 Activation = Literal["softmax", "sigmoid", "none"]
 """How logits become probabilities; "none": they do not."""

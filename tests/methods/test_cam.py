@@ -22,10 +22,10 @@ SEVERAL = tuple(
 
 def maps_of(engine, x, classes):
     """Maps, bias and explained scores in the model's own precision, as arrays."""
-    passed = engine.run(x)
-    targets = choose(classes, passed.logits, None)
-    made = cam(passed, targets)
-    return made.maps.numpy(), made.bias.numpy(), targets.of(passed.logits).detach().numpy()
+    forward_pass = engine.run(x)
+    targets = choose(classes, forward_pass.logits, None)
+    made = cam(forward_pass, targets)
+    return made.maps.numpy(), made.bias.numpy(), targets.of(forward_pass.logits).detach().numpy()
 
 
 def close(got, wanted, tolerance=1e-9):

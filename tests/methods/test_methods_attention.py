@@ -19,8 +19,8 @@ import nets  # noqa: E402
 from camlucida.errors import MethodError, ModelError  # noqa: E402
 from camlucida.explainer import Explainer  # noqa: E402
 from camlucida.methods.registry import find_method  # noqa: E402
-from camlucida.pytorch.attention_weights import attention, written_out  # noqa: E402
 from camlucida.pytorch.engine import TorchEngine  # noqa: E402
+from camlucida.pytorch.explicit_attention import explicit_attention  # noqa: E402
 from camlucida.pytorch.state import evaluating  # noqa: E402
 from camlucida.targets import choose  # noqa: E402
 
@@ -211,9 +211,9 @@ CASES = [
 
 
 def maps(name: str, net: nn.Module, x: Tensor, classes: object) -> np.ndarray:
-    given = TorchEngine(net).run(x)
+    forward_pass = TorchEngine(net).run(x)
     with torch.no_grad(), evaluating(net):
-        made = find_method(name).compute(given, choose(classes, given.logits.numpy(), None))
+        made = find_method(name).compute(forward_pass, choose(classes, forward_pass.logits.numpy(), None))
     assert made.bias is None
     return made.maps.numpy()
 
@@ -252,9 +252,9 @@ def test_each_picture_alone_and_classes_in_any_order(name: str, frozen: bool) ->
 
 def test_rollout_shares_sum_to_one_with_the_class_tokens_own() -> None:
     case = Case()
-    given = TorchEngine(case.net()).run(case.batch())
-    with torch.no_grad(), evaluating(given.model):
-        seen = attention(given, gradients=False)
+    forward_pass = TorchEngine(case.net()).run(case.batch())
+    with torch.no_grad(), evaluating(forward_pass.model):
+        seen = forward_pass.attention(gradients=False)
     assert [tuple(one.shape) for one in seen.matrices()] == [(2, HEADS, 25, 25)] * 3
     assert seen.read == (0,)
     for one in seen.matrices():
@@ -270,10 +270,10 @@ def test_rollout_shares_sum_to_one_with_the_class_tokens_own() -> None:
 def test_mean_pooling_is_seen_whatever_layer_is_named(name: str) -> None:
     case = Case(reads="mean")
     net, x = case.net(), case.batch()
-    given = TorchEngine(net, "layers.1").run(x)
-    assert given.split.pooling is None
+    forward_pass = TorchEngine(net, "layers.1").run(x)
+    assert forward_pass.split.pooling is None
     with torch.no_grad(), evaluating(net):
-        made = find_method(name).compute(given, choose([2], given.logits.numpy(), None)).maps
+        made = find_method(name).compute(forward_pass, choose([2], forward_pass.logits.numpy(), None)).maps
     np.testing.assert_allclose(made[1, 0], FORMULAS[name](net, x[1:], 2), rtol=1e-7, atol=1e-12)
 
 
@@ -312,10 +312,10 @@ MASKS = {
 @pytest.mark.parametrize("name", MASKS)
 def test_fused_attention_written_out_is_torch_s(name: str) -> None:
     q, k, v = torch.randn(3, 2, 4, 7, 5, dtype=torch.float64)
-    weights, output = written_out(q, k, v, **MASKS[name])
+    weights, output = explicit_attention(q, k, v, **MASKS[name])
     np.testing.assert_allclose(output, F.scaled_dot_product_attention(q, k, v, **MASKS[name]), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-12)
-    output = written_out(q, k[:, :2], v[:, :2], enable_gqa=True)[1]
+    output = explicit_attention(q, k[:, :2], v[:, :2], enable_gqa=True)[1]
     np.testing.assert_allclose(
         output, F.scaled_dot_product_attention(q, k[:, :2], v[:, :2], enable_gqa=True), atol=1e-12
     )

@@ -17,8 +17,9 @@ from camlucida.errors import MethodError  # noqa: E402
 from camlucida.explainer import Explainer  # noqa: E402
 from camlucida.methods.decomposition import concepts, evidence, factorize  # noqa: E402
 from camlucida.methods.registry import find_method  # noqa: E402
-from camlucida.pytorch.engine import Pass, TorchEngine  # noqa: E402
+from camlucida.pytorch.engine import TorchEngine  # noqa: E402
 from camlucida.pytorch.state import evaluating  # noqa: E402
+from camlucida.pytorch.torch_pass import TorchPass  # noqa: E402
 from camlucida.targets import choose  # noqa: E402
 
 NAMES = ("eigencam", "kpcacam", "fem", "dff")
@@ -28,15 +29,15 @@ CASES = [
 ]
 
 
-def passed(net: nn.Module, x: Tensor) -> Pass:
+def run_engine(net: nn.Module, x: Tensor) -> TorchPass:
     """The features are named, so that nothing here depends on finding them."""
     return TorchEngine(net, net.body).run(x)
 
 
-def maps(name: str, given: Pass, classes: object, **options: object) -> np.ndarray:
-    with torch.no_grad(), evaluating(given.model):
-        targets = choose(classes, given.logits.numpy(), None)
-        made = find_method(name).compute(given, targets, **options)
+def maps(name: str, forward_pass: TorchPass, classes: object, **options: object) -> np.ndarray:
+    with torch.no_grad(), evaluating(forward_pass.model):
+        targets = choose(classes, forward_pass.logits.numpy(), None)
+        made = find_method(name).compute(forward_pass, targets, **options)
     assert made.bias is None
     return made.maps.numpy()
 
@@ -90,7 +91,7 @@ REFERENCES = {"eigencam": eigencam, "kpcacam": kpcacam, "fem": fem}
 @pytest.mark.parametrize("name", CLASS_FREE)
 def test_equals_the_paper(name: str, case: nets.Case) -> None:
     net, x = case.net(), case.batch(3)
-    made = maps(name, passed(net, x), [2, 0])
+    made = maps(name, run_engine(net, x), [2, 0])
     assert made.shape == (3, 2, *case.grid)
     expected = np.stack([REFERENCES[name](features) for features in of_body(case, net, x)])
     for t in range(2):
@@ -101,7 +102,7 @@ def test_equals_the_paper(name: str, case: nets.Case) -> None:
 def test_kernels(kernel: str) -> None:
     case = nets.BY_NAME["gap_linear"]
     net, x = case.net(), case.batch()
-    made = maps("kpcacam", passed(net, x), 1, kernel=kernel)
+    made = maps("kpcacam", run_engine(net, x), 1, kernel=kernel)
     expected = np.stack([kpcacam(features, kernel) for features in of_body(case, net, x)])
     np.testing.assert_allclose(made.reshape(2, -1), expected, rtol=1e-6, atol=1e-9)
 
@@ -114,20 +115,20 @@ def test_more_channels_than_cells_and_fewer_make_the_same_eigencam() -> None:
         x = nets.BY_NAME["gap_linear"].batch()
         with torch.no_grad():
             features = net.body(x).flatten(2).mT.numpy()
-        made = maps("eigencam", passed(net, x), 1).reshape(2, -1)
+        made = maps("eigencam", run_engine(net, x), 1).reshape(2, -1)
         np.testing.assert_allclose(made, np.stack([eigencam(one) for one in features]), rtol=1e-6, atol=1e-12)
 
 
 def test_the_sign_of_eigencam_does_not_depend_on_the_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trap of other libraries: the map turns over with the arbitrary sign of a singular vector."""
     case = nets.BY_NAME["gap_linear"]
-    given = passed(case.net(), case.batch())
-    made = {name: maps(name, given, 1) for name in ("eigencam", "kpcacam")}
+    forward_pass = run_engine(case.net(), case.batch())
+    made = {name: maps(name, forward_pass, 1) for name in ("eigencam", "kpcacam")}
     assert (made["eigencam"] >= 0).all(), "features without negative values"
     eigh = torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: (eigh(matrix)[0], -eigh(matrix)[1]))
     for name, before in made.items():
-        np.testing.assert_array_equal(maps(name, given, 1), before)
+        np.testing.assert_array_equal(maps(name, forward_pass, 1), before)
 
 
 def test_features_that_are_zero_give_maps_that_are_zero() -> None:
@@ -135,9 +136,9 @@ def test_features_that_are_zero_give_maps_that_are_zero() -> None:
     net = case.net()
     for parameter in net.body.parameters():
         nn.init.zeros_(parameter)
-    given = passed(net, case.batch())
+    forward_pass = run_engine(net, case.batch())
     for name in NAMES:
-        np.testing.assert_array_equal(maps(name, given, 1), 0)
+        np.testing.assert_array_equal(maps(name, forward_pass, 1), 0)
 
 
 def error_after(matrices: Tensor, rank: int, iterations: int) -> np.ndarray:
@@ -169,20 +170,20 @@ def test_factorization_is_a_stationary_point() -> None:
 def test_factorization_finds_parts_that_do_not_overlap() -> None:
     """Known answer: three parts, each with its own cells and channels."""
     case = nets.BY_NAME["gap_linear"]
-    given = passed(case.net(), case.batch(1))
+    forward_pass = run_engine(case.net(), case.batch(1))
     features = torch.zeros(1, 6, 4, 6, dtype=torch.float64)
     features[0, :2, :2, :3] = torch.tensor([3.0, 4.0])[:, None, None]
     features[0, 2:4, 2:, :3] = torch.tensor([1.0, 1.0])[:, None, None]
     features[0, 4:, :2, 3:] = torch.tensor([6.0, 8.0])[:, None, None]
-    given.features = features
-    found = concepts(given, rank=3)
+    forward_pass.features = features
+    found = concepts(forward_pass, rank=3)
     expected = [[0, 0, 0, 0, 0.6, 0.8], [0.6, 0.8, 0, 0, 0, 0], [0, 0, 0.5**0.5, 0.5**0.5, 0, 0]]
     np.testing.assert_allclose(found.directions[0].numpy(), expected, atol=1e-9)
     assert [float(one.max()) for one in found.maps[0]] == pytest.approx([10, 5, 2**0.5])
     np.testing.assert_allclose(
         (found.maps[0].flatten(1).T @ found.directions[0]).T.reshape(6, 4, 6), features[0], atol=1e-9
     )
-    np.testing.assert_allclose(concepts(given, rank=50).directions.shape[1], 6)
+    np.testing.assert_allclose(concepts(forward_pass, rank=50).directions.shape[1], 6)
 
 
 @pytest.mark.parametrize("name", ["gap_linear", "sum_pool", "layer_norm", "token_mean", "volume"])
@@ -190,10 +191,10 @@ def test_dff_is_the_activation_map_of_its_own_reconstruction(name: str) -> None:
     """Behind heads that are affine (at this input's statistics), with weights folded by hand."""
     case = nets.BY_NAME[name]
     net, x = case.net(), case.batch()
-    given = passed(net, x)
-    made = maps("dff", given, [3, 1], rank=3)
-    found, known = concepts(given, rank=3), reference.known(case, net, x)
-    rebuilt = torch.einsum("brl,brc->bcl", found.maps.flatten(2), found.directions).reshape(given.features.shape)
+    forward_pass = run_engine(net, x)
+    made = maps("dff", forward_pass, [3, 1], rank=3)
+    found, known = concepts(forward_pass, rank=3), reference.known(case, net, x)
+    rebuilt = torch.einsum("brl,brc->bcl", found.maps.flatten(2), found.directions).reshape(forward_pass.features.shape)
     expected = reference.cam(known._replace(features=rebuilt.numpy()))[:, [3, 1]]
     np.testing.assert_allclose(made, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
 
@@ -201,9 +202,9 @@ def test_dff_is_the_activation_map_of_its_own_reconstruction(name: str) -> None:
 def test_dff_with_all_concepts_is_the_class_activation_map() -> None:
     case = nets.BY_NAME["gap_linear"]
     net, x = case.net(), case.batch()
-    given = passed(net, x)
+    forward_pass = run_engine(net, x)
     expected = reference.cam(reference.known(case, net, x))
-    seen = [np.abs(maps("dff", given, "all", rank=rank) - expected).max() for rank in (1, 3, 6)]
+    seen = [np.abs(maps("dff", forward_pass, "all", rank=rank) - expected).max() for rank in (1, 3, 6)]
     assert seen[2] < 0.2 * seen[1] < 0.2 * seen[0]
 
 
@@ -212,15 +213,15 @@ def test_dff_evidence_is_of_each_concept_alone(name: str) -> None:
     """Behind other heads, by running the network's own head on each part."""
     case = nets.BY_NAME[name]
     net, x = case.net(), case.batch()
-    given = passed(net, x)
-    found = concepts(given, rank=2)
-    targets = choose([1, 4], given.logits.numpy(), None)
+    forward_pass = run_engine(net, x)
+    found = concepts(forward_pass, rank=2)
+    targets = choose([1, 4], forward_pass.logits.numpy(), None)
     with torch.no_grad():
-        told = evidence(given, targets, found).numpy()
+        told = evidence(forward_pass, targets, found).numpy()
         whole = net.body(x)
         for b in range(2):
             for r in range(-1, 2):
-                part = torch.zeros_like(given.features[:1])
+                part = torch.zeros_like(forward_pass.features[:1])
                 if r >= 0:
                     part = (found.maps[b, r].flatten()[None] * found.directions[b, r][:, None]).reshape(part.shape)
                 if case.prefix:
@@ -231,7 +232,7 @@ def test_dff_evidence_is_of_each_concept_alone(name: str) -> None:
                     nothing = scores
                 else:
                     np.testing.assert_allclose(told[b, :, r], scores - nothing, rtol=1e-6, atol=1e-12)
-    made = maps("dff", given, [1, 4], rank=2)
+    made = maps("dff", forward_pass, [1, 4], rank=2)
     shares = found.maps / found.maps.flatten(2).sum(2)[..., None, None]
     np.testing.assert_allclose(made, np.einsum("btr,brhw->bthw", told, shares.numpy()), rtol=1e-6, atol=1e-12)
 
@@ -241,7 +242,7 @@ def test_dff_evidence_is_of_each_concept_alone(name: str) -> None:
 def test_each_picture_alone_and_classes_in_any_order(name: str, dtype: torch.dtype) -> None:
     case = nets.BY_NAME["gap_linear"]
     net, x = case.net(dtype), case.batch(3, dtype)
-    together = maps(name, passed(net, x), [0, 3, 1])
+    together = maps(name, run_engine(net, x), [0, 3, 1])
     assert together.dtype == (np.float32 if dtype == torch.float32 else np.float64)
     close = partial(
         np.testing.assert_allclose,
@@ -249,9 +250,9 @@ def test_each_picture_alone_and_classes_in_any_order(name: str, dtype: torch.dty
         atol=1e-5 if dtype == torch.float32 else 1e-12,
     )
     for b in range(3):
-        close(maps(name, passed(net, x[b : b + 1]), [0, 3, 1])[0], together[b])
-    close(maps(name, passed(net, x), [1, 0, 3]), together[:, [2, 0, 1]])
-    close(maps(name, passed(net, x), "all")[:, [0, 3, 1]], together)
+        close(maps(name, run_engine(net, x[b : b + 1]), [0, 3, 1])[0], together[b])
+    close(maps(name, run_engine(net, x), [1, 0, 3]), together[:, [2, 0, 1]])
+    close(maps(name, run_engine(net, x), "all")[:, [0, 3, 1]], together)
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
@@ -259,7 +260,7 @@ def test_each_picture_alone_and_classes_in_any_order(name: str, dtype: torch.dty
 @pytest.mark.parametrize("case", nets.CASES, ids=lambda case: case.name)
 def test_finite_for_every_head_and_layout(name: str, case: nets.Case) -> None:
     net = case.net(torch.float32)
-    made = maps(name, passed(net, case.batch(2, torch.float32)), 1)
+    made = maps(name, run_engine(net, case.batch(2, torch.float32)), 1)
     assert made.shape == (2, 1, *case.grid)
     assert np.isfinite(made).all()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
@@ -275,8 +276,8 @@ def test_through_the_public_door() -> None:
 
 def test_wrong_options() -> None:
     case = nets.BY_NAME["gap_linear"]
-    given = passed(case.net(), case.batch())
+    forward_pass = run_engine(case.net(), case.batch())
     with pytest.raises(MethodError, match="no kernel 'gauss'; expected sigmoid, rbf"):
-        maps("kpcacam", given, 1, kernel="gauss")
+        maps("kpcacam", forward_pass, 1, kernel="gauss")
     with pytest.raises(MethodError, match="rank must be at least 1, got 0"):
-        maps("dff", given, 1, rank=0)
+        maps("dff", forward_pass, 1, rank=0)

@@ -14,10 +14,10 @@ from test_methods_perturbation import BY_NAME, Seen, close, maps_of  # noqa: E40
 import perturbed  # noqa: E402
 from camlucida.errors import CamlucidaError, MethodError  # noqa: E402
 from camlucida.explainer import Explainer  # noqa: E402
+from camlucida.methods import features  # noqa: E402
 from camlucida.methods.features import ablationcam, opticam, reciprocam  # noqa: E402
 from camlucida.methods.linear import cam  # noqa: E402
 from camlucida.methods.registry import find_method  # noqa: E402
-from camlucida.pytorch import vmapped as mapping  # noqa: E402
 from camlucida.pytorch.engine import TorchEngine  # noqa: E402
 from camlucida.targets import choose  # noqa: E402
 from nets import EVERY  # noqa: E402
@@ -91,8 +91,8 @@ def test_behind_a_mean_and_a_linear_layer_ablation_weighs_by_mean_feature_times_
     weight, bias = (p.detach().numpy() for p in (net.head[-1].weight, net.head[-1].bias))
     wanted = np.einsum("ck,bk,bkyx->bcyx", weight, own.mean((2, 3)), own)
     close(maps_of(ablationcam, net, x, "all"), wanted)
-    passed = TorchEngine(net).run(x)
-    linear = cam(passed, choose("all", passed.logits, None)).maps.numpy()
+    forward_pass = TorchEngine(net).run(x)
+    linear = cam(forward_pass, choose("all", forward_pass.logits, None)).maps.numpy()
     close(maps_of(partial(reciprocam, activation="none"), net, x, "all"), linear + bias[:, None, None])
 
 
@@ -140,15 +140,17 @@ def test_the_backbone_runs_once_and_the_head_sees_few_at_a_time(case_name, monke
     engine = TorchEngine(net)
     engine.prepare(x)
     seen, sizes = Seen(net), []
-    mapped = mapping.mapped
-    monkeypatch.setattr(mapping, "mapped", lambda head, many: sizes.append(many.shape[:2]) or mapped(head, many))
-    passed = engine.run(x)
-    targets = choose("all", passed.logits, None)
+    map_over_batches = features.map_over_batches
+    monkeypatch.setattr(
+        features, "map_over_batches", lambda head, many: sizes.append(many.shape[:2]) or map_over_batches(head, many)
+    )
+    forward_pass = engine.run(x)
+    targets = choose("all", forward_pass.logits, None)
     for method in (ablationcam, reciprocam):
-        method(passed, targets, batch=6)
+        method(forward_pass, targets, batch=6)
     assert seen.look() == (2, 2)
     assert max(many * batch for many, batch in sizes) <= 6
-    opticam(passed, targets, steps=2, batch=4)
+    opticam(forward_pass, targets, steps=2, batch=4)
     assert seen.look() == (2 * 2 * 5, 4)
 
 
@@ -193,8 +195,8 @@ def test_scores_of_other_kinds_are_explained_too():
     """A score that is not linear in the logits takes the general way, behind an affine head too."""
     case = BY_NAME["gap_linear"]
     net, x = case.net(), case.batch(2)
-    passed = TorchEngine(net).run(x)
-    targets = choose(lambda logits: logits.square().sum(1), passed.logits, None)
+    forward_pass = TorchEngine(net).run(x)
+    targets = choose(lambda logits: logits.square().sum(1), forward_pass.logits, None)
     own = perturbed.features(case, net, x)
     wanted = []
     for picture in own:
@@ -205,7 +207,7 @@ def test_scores_of_other_kinds_are_explained_too():
                 full, without = (float(net.head(torch.from_numpy(one)[None]).square().sum()) for one in (picture, kept))
             total += (full - without) * picture[k]
         wanted.append(total)
-    close(ablationcam(passed, targets).maps.numpy()[:, 0], np.stack(wanted))
+    close(ablationcam(forward_pass, targets).maps.numpy()[:, 0], np.stack(wanted))
 
 
 @pytest.mark.parametrize("name", list(METHODS))

@@ -52,8 +52,8 @@ ids = {"ids": lambda case: case.name}
 
 def maps_of(net, x, compute, classes="all"):
     """Maps and bias in the model's own precision, as arrays."""
-    passed = TorchEngine(net).run(x)
-    made = compute(passed, choose(classes, passed.logits.numpy(), None))
+    forward_pass = TorchEngine(net).run(x)
+    made = compute(forward_pass, choose(classes, forward_pass.logits.numpy(), None))
     return made.maps.numpy(), None if made.bias is None else made.bias.numpy()
 
 
@@ -239,8 +239,8 @@ def test_the_backbone_is_run_once_and_never_backward(name):
     x = case.batch(4)
     engine.prepare(x)
     calls.clear()
-    passed = engine.run(x)
-    EVERY[name](passed, choose("all", passed.logits.numpy(), None))
+    forward_pass = engine.run(x)
+    EVERY[name](forward_pass, choose("all", forward_pass.logits.numpy(), None))
     assert calls == ["forward"]
 
 

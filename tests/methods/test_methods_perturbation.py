@@ -34,9 +34,10 @@ CLASS = 3
 def maps_of(method, net, x, classes=(CLASS,)):
     """Maps in the model's own precision, as an array."""
     engine = TorchEngine(net)
-    passed = engine.run(x)
+    forward_pass = engine.run(x)
     made = method(
-        passed, choose(classes if isinstance(classes, str | np.ndarray) else list(classes), passed.logits, None)
+        forward_pass,
+        choose(classes if isinstance(classes, str | np.ndarray) else list(classes), forward_pass.logits, None),
     )
     assert made.bias is None
     return made.maps.numpy()
@@ -220,10 +221,10 @@ def test_every_head_gives_finite_maps_of_the_right_grid_and_is_left_alone(case):
     from camlucida.pytorch.state import evaluating
 
     with evaluating(net):
-        passed = engine.run(x)
-        targets = choose([0], passed.logits, None)
+        forward_pass = engine.run(x)
+        targets = choose([0], forward_pass.logits, None)
         for name, method in METHODS.items():
-            maps = method(passed, targets).maps
+            maps = method(forward_pass, targets).maps
             grid = {"rise": x.shape[2:], "occlusion": tuple(-(-size // 8) for size in x.shape[2:])}.get(name, case.grid)
             assert maps.shape == (2, 1, *grid), name
             assert maps.dtype == torch.float32, name
@@ -263,12 +264,12 @@ class Seen:
 def test_batch_bounds_what_is_in_the_network_and_targets_share_the_passes(method, passes, classes):
     case = BY_NAME["square"] if passes == 0 else BY_NAME["hardswish"]
     net, x = case.net(), case.batch(2)
-    passed = TorchEngine(net).run(x)
-    targets = choose(classes, passed.logits, None)
+    forward_pass = TorchEngine(net).run(x)
+    targets = choose(classes, forward_pass.logits, None)
     seen = Seen(net)
     if passes:
         method = partial(method, batch=5)
-    method(passed, targets)
+    method(forward_pass, targets)
     total, most = seen.look()
     assert total <= passes
     assert total >= passes - 2 * 2 * 3  # some of the six channels may be constant
@@ -283,11 +284,11 @@ def test_constant_channels_mask_nothing_cost_nothing_and_do_not_divide_by_zero()
         for channel, value in ((1, 0.0), (4, 0.7)):
             last.weight[channel] = 0
             last.bias[channel] = value
-    passed = TorchEngine(net).run(x)
-    assert (passed.features[:, 4] == passed.features[0, 4, 0, 0]).all()
+    forward_pass = TorchEngine(net).run(x)
+    assert (forward_pass.features[:, 4] == forward_pass.features[0, 4, 0, 0]).all()
     seen = Seen(net)
-    targets = choose([CLASS], passed.logits, None)
-    close(scorecam(passed, targets).maps.numpy()[:, 0], perturbed.scorecam(case, net, x, CLASS))
+    targets = choose([CLASS], forward_pass.logits, None)
+    close(scorecam(forward_pass, targets).maps.numpy()[:, 0], perturbed.scorecam(case, net, x, CLASS))
     assert seen.look()[0] <= 2 * 4 + 1 + 2 * (1 + 2 * 6)  # ours, and the reference's own
     with torch.no_grad():
         last.weight.zero_()
@@ -349,8 +350,8 @@ class Views(torch.nn.Module):
 def test_pictures_go_through_with_channels_last_where_the_model_takes_it():
     case = BY_NAME["vgg"]
     net, x = case.net(torch.float32), case.batch(2, torch.float32)
-    passed = TorchEngine(net).run(x)
-    assert passed.fast_format == torch.channels_last
+    forward_pass = TorchEngine(net).run(x)
+    assert forward_pass.fast_format == torch.channels_last
     maps = maps_of(scorecam, net, x)
     close(maps, maps_of(scorecam, case.net(), case.batch(2)), 1e-5)
     viewing = type(net)(net.body, Views(), *net.head[1:]).eval()
@@ -385,9 +386,9 @@ def test_confidences_of_one_logit_of_contrasts_and_of_general_scores():
 
 def test_rise_masks_have_the_stated_mean():
     """E[m] = p: with a network that always says 1 the map is 1 everywhere, up to chance."""
-    passed = TorchEngine(BY_NAME["square"].net()).run(BY_NAME["square"].batch(1))
-    one = choose(lambda logits: torch.ones(len(logits), dtype=logits.dtype), passed.logits, None)
-    maps = rise(passed, one, samples=600, keep=0.3, activation="none", batch=100).maps
+    forward_pass = TorchEngine(BY_NAME["square"].net()).run(BY_NAME["square"].batch(1))
+    one = choose(lambda logits: torch.ones(len(logits), dtype=logits.dtype), forward_pass.logits, None)
+    maps = rise(forward_pass, one, samples=600, keep=0.3, activation="none", batch=100).maps
     assert float((maps - 1).abs().mean()) < 0.1
     assert float(maps.mean()) == pytest.approx(1, abs=0.03)
 

@@ -42,9 +42,7 @@ def test_cuts_are_shared_by_the_methods_of_a_model(tmp_path, monkeypatch):
     x = case.batch(2, torch.float32)
     model = cl.open_model(export(case.net(torch.float32), x, tmp_path / "net.onnx"))
     Explainer(model, method="fem")(x.numpy())
-    monkeypatch.setattr(
-        sys.modules["camlucida.runners.onnx_methods"], "find_cut", lambda *_: pytest.fail("sought again")
-    )
+    monkeypatch.setattr(sys.modules["camlucida.onnx.onnx_pass"], "find_cut", lambda *_: pytest.fail("sought again"))
     Explainer(model, method="eigencam")(x[:1].numpy())
 
 

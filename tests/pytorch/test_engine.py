@@ -42,31 +42,31 @@ def same(one, other, tolerance=0.0):
 @pytest.mark.parametrize("size", [1, 3])
 def test_grid_layout_and_kind(case, size):
     net, x = case.net(), case.batch(size)
-    passed = TorchEngine(net).run(x)
-    assert (passed.split.layout.grid, passed.split.layout.name, passed.split.kind) == (
+    forward_pass = TorchEngine(net).run(x)
+    assert (forward_pass.split.layout.grid, forward_pass.split.layout.name, forward_pass.split.kind) == (
         case.grid,
         case.layout,
         case.kind,
     )
     with torch.no_grad():
         wanted = case.on_grid(net.body(x))
-    torch.testing.assert_close(passed.features, wanted, rtol=0, atol=0)
+    torch.testing.assert_close(forward_pass.features, wanted, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("case", EVERY)
 def test_the_recorded_head_gives_the_models_logits_for_these_and_other_features(case):
     net, x = case.net(), case.batch()
-    passed = TorchEngine(net).run(x)
+    forward_pass = TorchEngine(net).run(x)
     head = net.head[:-1] if "inside" in case.name else net.head
     with torch.no_grad():
         features = net.body(x)
         wanted = head(features).reshape(2, -1)
-        torch.testing.assert_close(passed.logits, wanted, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(passed.head(passed.features), wanted, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(forward_pass.logits, wanted, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(forward_pass.head(forward_pass.features), wanted, rtol=1e-12, atol=1e-12)
         if not case.prefix:
             other = torch.randn_like(features)
             torch.testing.assert_close(
-                passed.head(case.on_grid(other)), head(other).reshape(2, -1), rtol=1e-12, atol=1e-12
+                forward_pass.head(case.on_grid(other)), head(other).reshape(2, -1), rtol=1e-12, atol=1e-12
             )
 
 

@@ -118,10 +118,10 @@ def test_stages_are_the_last_values_at_each_resolution(net, x):
     engine = TorchEngine(net, "stages")
     kept, logits = seen(net, x, *PLACES)
     for at, name in enumerate(PLACES):
-        passed = engine.run(x, at)
-        assert torch.equal(passed.features, kept[name].detach())
-        assert torch.allclose(passed.head(passed.features), logits, rtol=0, atol=1e-12)
-        assert torch.equal(passed.again(x.flip(0)).features, kept[name].detach().flip(0))
+        forward_pass = engine.run(x, at)
+        assert torch.equal(forward_pass.features, kept[name].detach())
+        assert torch.allclose(forward_pass.head(forward_pass.features), logits, rtol=0, atol=1e-12)
+        assert torch.equal(forward_pass.again(x.flip(0)).features, kept[name].detach().flip(0))
     assert tuple(split.layout.grid for split in engine.prepare(x)) == GRIDS
 
 
@@ -293,14 +293,6 @@ def test_fusion_keeps_the_finest_of_each_direction():
 def test_maps_that_cannot_be_fused(shapes):
     with pytest.raises(CamlucidaError, match=r"fusion: expected maps \(B, T, \*grid\) of one B and T"):
         fused([torch.ones(shape) for shape in shapes])
-
-
-def test_the_command_line_takes_several_layers():
-    from camlucida.cli.app import _layers
-
-    assert [_layers(given) for given in (None, [], ["stages"], ["-2"], ["4"], ["a", "-1"])] == [
-        None, None, "stages", -2, "4", ["a", -1],
-    ]  # fmt: skip
 
 
 def test_number_of_stage_is_a_target_error(net, x):

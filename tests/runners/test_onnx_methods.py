@@ -15,7 +15,7 @@ from camlucida.errors import FeaturesNotFoundError, MethodError, ModelError
 from camlucida.explainer import Explainer
 from camlucida.methods.blackbox import occlusion, rise
 from camlucida.methods.perturbation import iscam, sscam
-from camlucida.methods.registry import all_methods, find_method
+from camlucida.methods.registry import METHODS, find_method
 from nets import BY_NAME, CASES, Call, Net, conv_body, linear, pooled
 from onnx_files import close, export
 
@@ -52,7 +52,7 @@ def test_every_method_of_the_registry_works_or_says_why(tmp_path):
     case = BY_NAME["gap_linear"]
     net, x = case.net(torch.float32), case.batch(1, torch.float32)
     model = cl.open_model(export(net, x, tmp_path / "net.onnx"))
-    for name in sorted(all_methods().keys() - FREE - {"cam"}):
+    for name in sorted(METHODS.keys() - FREE - {"cam"}):
         with pytest.raises(
             MethodError, match=rf"net.onnx: {name.replace('+', '.')} needs a network's gradients .* or rise"
         ):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv1d, interpolate, pad
 
 from camlucida.errors import MethodError
+from camlucida.methods.forward_pass import ForwardPass
 from camlucida.targets import Activation, Targets
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from camlucida.pytorch.engine import Pass
 
 
 def positive(method: str, **counts: float) -> None:
@@ -33,8 +32,6 @@ def positive(method: str, **counts: float) -> None:
 
 def upsampled(maps: Tensor, space: Sequence[int]) -> Tensor:
     """Maps (N, C, *grid) over an input's space, half-pixel linear along every axis (``align_corners=False``)."""
-    from torch.nn.functional import interpolate
-
     mode = ("linear", "bilinear", "trilinear")[len(space) - 1]
     return interpolate(maps, tuple(space), mode=mode, align_corners=False)
 
@@ -43,7 +40,6 @@ def unit_range(masks: Tensor) -> Tensor:
     """Each mask (N, 1, *space) shifted and scaled to [0, 1]; constant ones become 0. Differentiable.
 
     Example:
-        >>> import torch
         >>> unit_range(torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0]])[:, None]).squeeze(1)
         tensor([[0.0000, 1.0000, 0.5000], [0.0000, 0.0000, 0.0000]])
     """
@@ -55,8 +51,6 @@ def unit_range(masks: Tensor) -> Tensor:
 
 def varying(features: Tensor) -> Tensor:
     """Which maps (B, C, *grid) are not constant (up to rounding), (B, C) bool. A constant map masks nothing."""
-    import torch
-
     flat = features.flatten(2)
     span = flat.amax(2) - flat.amin(2)
     return span > 4 * torch.finfo(flat.dtype).eps * flat.abs().amax(2)
@@ -67,9 +61,6 @@ def blurred(inputs: Tensor, deviation: float, radius: int) -> Tensor:
 
     The radius is smaller where the input is too small to be mirrored that far.
     """
-    import torch
-    from torch.nn.functional import conv1d, pad
-
     for axis in range(2, inputs.ndim):
         reach = min(radius, inputs.shape[axis] - 1)
         steps = torch.arange(-reach, reach + 1, dtype=inputs.dtype, device=inputs.device)
@@ -80,9 +71,9 @@ def blurred(inputs: Tensor, deviation: float, radius: int) -> Tensor:
     return inputs
 
 
-def activation_of(passed: Pass, asked: Activation | None) -> Activation:
+def activation_of(forward_pass: ForwardPass, asked: Activation | None) -> Activation:
     """How logits become confidences: as asked, else as the model itself does, else softmax (sigmoid for one logit)."""
-    return asked or passed.split.activation or ("sigmoid" if passed.logits.shape[1] == 1 else "softmax")
+    return asked or forward_pass.split.activation or ("sigmoid" if forward_pass.logits.shape[1] == 1 else "softmax")
 
 
 def confidences(targets: Targets, logits: Tensor, activation: Activation) -> Tensor:
@@ -90,8 +81,6 @@ def confidences(targets: Targets, logits: Tensor, activation: Activation) -> Ten
 
     Contrasts are differences of probabilities. A general score is a function of logits and stays one.
     """
-    import torch
-
     general = targets.weights is None and not targets.everything
     if activation == "none" or general:
         scores: Tensor = targets.of(logits)
@@ -113,17 +102,17 @@ def chosen(targets: Targets, rows: Tensor) -> Targets:
 
 
 def scores_of(
-    passed: Pass,
+    forward_pass: ForwardPass,
     targets: Targets,
     pictures: Tensor,
     make: Callable[[Tensor], Tensor],
     batch: int,
     activation: Activation,
 ) -> Tensor:
-    """Confidences (N, T) of N perturbed inputs, made and passed through the network ``batch`` at a time.
+    """Confidences (N, T) of N perturbed inputs, made and forward_pass through the network ``batch`` at a time.
 
     Args:
-        passed: the forward pass of the B pictures.
+        forward_pass: the forward pass of the B pictures.
         targets: theirs.
         pictures: (N,), which picture each perturbed input was.
         make: from positions (n,) among the N to perturbed inputs (n, C, *space).
@@ -133,14 +122,12 @@ def scores_of(
     Raises:
         MethodError: ``batch`` is not at least 1.
     """
-    import torch
-
     positive("masked inputs", batch=batch)
-    rows = [passed.logits.new_zeros(0, targets.ids.shape[1])]
+    rows = [forward_pass.logits.new_zeros(0, targets.ids.shape[1])]
     if len(pictures) == 0:
         return rows[0]
     with torch.no_grad():
         for part in torch.split(torch.arange(len(pictures), device=pictures.device), batch):
-            logits = passed.predict(make(part).contiguous(memory_format=passed.fast_format), batch)
+            logits = forward_pass.predict(make(part).contiguous(memory_format=forward_pass.fast_format), batch)
             rows.append(confidences(chosen(targets, pictures[part]), logits, activation))
     return torch.cat(rows)

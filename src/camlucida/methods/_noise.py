@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
 
 from camlucida.errors import MethodError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
 
 
 def noisy(inputs: Tensor, samples: int, noise: float, seed: int) -> Iterator[Tensor]:
@@ -24,8 +22,6 @@ def noisy(inputs: Tensor, samples: int, noise: float, seed: int) -> Iterator[Ten
     Raises:
         MethodError: no samples, or negative noise.
     """
-    import torch
-
     at_least("samples", samples)
     if noise < 0:
         raise MethodError(f"noise: expected a share of the range of at least 0, got {noise}")

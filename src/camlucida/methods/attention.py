@@ -7,25 +7,15 @@ Each costs a second forward pass, in which the attention is written out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
+from torch import Tensor
 
 from camlucida.errors import MethodError
-from camlucida.methods.registry import Maps, method
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from camlucida.pytorch.engine import Pass
-    from camlucida.targets import Targets
+from camlucida.methods.forward_pass import ForwardPass, Maps
+from camlucida.targets import Targets
 
 
-@method(
-    "rollout",
-    summary="R = Π_l (½ mean_h A_l + ½ I), the class token's row; the same for every class",
-    paper="Abnar & Zuidema, Quantifying Attention Flow in Transformers, ACL 2020, section 3 (attention rollout)",
-    unit="share of attention",
-)
-def rollout(passed: Pass, targets: Targets) -> Maps:
+def rollout(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """Attention rollout: how much of each cell flows into what the logits read, were attention all that mixes tokens.
 
     Â_l = ½ mean_h A_l + ½ I, its rows normalized to 1; R = Â_L ··· Â_1; the map is the class token's row of R. With the
@@ -34,7 +24,7 @@ def rollout(passed: Pass, targets: Targets) -> Maps:
     Cost: one further forward pass, no gradient, and L products of tokens × tokens matrices.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: how many maps; their scores are not used.
 
     Returns:
@@ -43,11 +33,7 @@ def rollout(passed: Pass, targets: Targets) -> Maps:
     Raises:
         MethodError: the model has no attention among the cells of its final grid.
     """
-    import torch
-
-    from camlucida.pytorch.attention_weights import attention
-
-    seen = attention(passed, gradients=False)
+    seen = forward_pass.attention(gradients=False)
     matrices = seen.matrices()
     flow = identity = _identity(matrices[0])
     for matrix in matrices:
@@ -57,14 +43,7 @@ def rollout(passed: Pass, targets: Targets) -> Maps:
     return Maps(maps.expand(-1, targets.ids.shape[1], *maps.shape[2:]), None)
 
 
-@method(
-    "gradient-rollout",
-    summary="R ← R + mean_h (∇A_l ⊙ A_l)⁺ R, layer by layer; the class token's row",
-    paper="Chefer, Gur & Wolf, Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder "
-    "Transformers, ICCV 2021, eqs. 5 and 6",
-    unit="relevance",
-)
-def gradient_rollout(passed: Pass, targets: Targets) -> Maps:
+def gradient_rollout(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """Attention weighted with the gradient of each score, rolled out over the layers.
 
     Ā_l = mean over heads of (∇A_l ⊙ A_l)⁺, where ∇A_l = ∂S_t/∂A_l; R = I, then R ← R + Ā_l R for each layer; the map is
@@ -73,7 +52,7 @@ def gradient_rollout(passed: Pass, targets: Targets) -> Maps:
     Cost: one further forward pass with its graph, T backward passes down to the first attention.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: the scores to explain.
 
     Returns:
@@ -82,11 +61,7 @@ def gradient_rollout(passed: Pass, targets: Targets) -> Maps:
     Raises:
         MethodError: the model has no attention among the cells of its final grid, or computes it without gradients.
     """
-    import torch
-
-    from camlucida.pytorch.attention_weights import attention
-
-    seen = attention(passed, gradients=True)
+    seen = forward_pass.attention(gradients=True)
     with torch.enable_grad():
         columns = targets.of(seen.logits.flatten(1).to(seen.dtype)).sum(0).unbind()
     layers, matrices, maps = range(len(seen.nodes)), seen.matrices(), []
@@ -99,14 +74,7 @@ def gradient_rollout(passed: Pass, targets: Targets) -> Maps:
     return Maps(torch.stack(maps, 1), None)
 
 
-@method(
-    "legrad",
-    summary="mean over layers, heads and rows of (∂s_l/∂A_l)⁺, with s_l the score of the tokens after layer l",
-    paper="Bousselham et al., LeGrad: An Explainability Method for Vision Transformers via Feature Formation "
-    "Sensitivity, ICCV 2025, section 3 (arXiv:2404.03214)",
-    unit="logits per unit of attention",
-)
-def legrad(passed: Pass, targets: Targets) -> Maps:
+def legrad(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """How sensitive each layer's own score is to where its attention looks.
 
     s_l is the score that the model's final normalization and head give to the tokens after layer l, read as the model
@@ -117,7 +85,7 @@ def legrad(passed: Pass, targets: Targets) -> Maps:
     Cost: one further forward pass with its graph; for each score and layer, a backward pass through that layer alone.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: the scores to explain.
 
     Returns:
@@ -126,11 +94,7 @@ def legrad(passed: Pass, targets: Targets) -> Maps:
     Raises:
         MethodError: the model has no attention among the cells of its final grid, or computes it without gradients.
     """
-    import torch
-
-    from camlucida.pytorch.attention_weights import attention
-
-    seen = attention(passed, gradients=True)
+    seen = forward_pass.attention(gradients=True)
     total = torch.zeros(())
     for layer in range(len(seen.nodes)):
         with torch.enable_grad():
@@ -140,14 +104,7 @@ def legrad(passed: Pass, targets: Targets) -> Maps:
     return Maps(total / len(seen.nodes), None)
 
 
-@method(
-    "tscam",
-    summary="M = mean_l,h A_l[class token] ⊙ S, with S the classifier at each patch token",
-    paper="Gao et al., TS-CAM: Token Semantic Coupled Attention Map for Weakly Supervised Object Localization, "
-    "ICCV 2021, section 3",
-    unit="logits x attention",
-)
-def tscam(passed: Pass, targets: Targets) -> Maps:
+def tscam(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """The class token's attention, times what the classifier says of each patch token.
 
     The attention is the class token's row, averaged over heads and layers, the same for all classes. The semantic map
@@ -159,7 +116,7 @@ def tscam(passed: Pass, targets: Targets) -> Maps:
     for each cell.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: the scores to explain.
 
     Returns:
@@ -168,11 +125,7 @@ def tscam(passed: Pass, targets: Targets) -> Maps:
     Raises:
         MethodError: the model has no class token in its attention among the cells of its final grid.
     """
-    import torch
-
-    from camlucida.pytorch.attention_weights import attention
-
-    seen = attention(passed, gradients=False)
+    seen = forward_pass.attention(gradients=False)
     if not seen.prefix:
         raise MethodError("tscam needs a class token, whose attention it shows, but the only tokens of this model are "
                           "the grid's; use cam or rollout")  # fmt: skip
@@ -182,14 +135,12 @@ def tscam(passed: Pass, targets: Targets) -> Maps:
         tokens = range(seen.prefix, seen.prefix + looks[0].numel())
         scores = torch.stack([seen.classified(token, targets.of) for token in tokens], 2)
     else:
-        _, head = passed.pooled_head()
+        _, head = forward_pass.pooled_head()
         with torch.no_grad():
-            scores = torch.stack([targets.of(head(cell)) for cell in passed.features.flatten(2).unbind(2)], 2)
+            scores = torch.stack([targets.of(head(cell)) for cell in forward_pass.features.flatten(2).unbind(2)], 2)
     return Maps(scores.reshape(*scores.shape[:2], *looks.shape[1:]) * looks[:, None], None)
 
 
 def _identity(matrix: Tensor) -> Tensor:
     """Unit matrices (B, L, L) for attention (B, heads, L, L)."""
-    import torch
-
     return torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device).expand(len(matrix), -1, -1)

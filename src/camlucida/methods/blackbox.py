@@ -9,27 +9,17 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
 
 from camlucida.methods._masking import activation_of, positive, scores_of, upsampled
-from camlucida.methods.registry import Maps, method
-from camlucida.targets import Activation
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
-
-    from camlucida.pytorch.engine import Pass
-    from camlucida.targets import Targets
+from camlucida.methods.forward_pass import ForwardPass, Maps
+from camlucida.targets import Activation, Targets
 
 
-@method(
-    "rise",
-    summary="M = 1/(N p) Σ_i f(X ∘ m_i) m_i over random masks m_i of smooth cells",
-    paper="Petsiuk et al., RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC 2018, eq. 6",
-    unit="probability",
-)
 def rise(
-    passed: Pass,
+    forward_pass: ForwardPass,
     targets: Targets,
     *,
     samples: int = 4000,
@@ -47,7 +37,7 @@ def rise(
     Cost: ``samples`` forward passes.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: the scores to explain.
         samples: N; the paper takes 4000 for VGG-16 and 8000 for ResNet-50.
         cells: of a mask along each axis.
@@ -59,32 +49,24 @@ def rise(
     Returns:
         maps (B, T, *space), no bias.
     """
-    import torch
-
     positive("rise", samples=samples, cells=cells, keep=keep, batch=batch)
-    activation = activation_of(passed, activation)
-    space = passed.inputs.shape[2:]
+    activation = activation_of(forward_pass, activation)
+    space = forward_pass.inputs.shape[2:]
     generator = torch.Generator().manual_seed(seed)
-    sums = passed.logits.new_zeros(*targets.ids.shape, *space)
+    sums = forward_pass.logits.new_zeros(*targets.ids.shape, *space)
     for first in range(0, samples, batch):
-        masks = _random_masks(min(batch, samples - first), space, cells, keep, generator).to(passed.logits)
+        masks = _random_masks(min(batch, samples - first), space, cells, keep, generator).to(forward_pass.logits)
         found = []
-        for b, picture in enumerate(passed.inputs):
-            pictures = torch.full((len(masks),), b, device=passed.inputs.device)
+        for b, picture in enumerate(forward_pass.inputs):
+            pictures = torch.full((len(masks),), b, device=forward_pass.inputs.device)
             make = partial(_times, picture, masks.to(picture))
-            found.append(scores_of(passed, targets, pictures, make, batch, activation))
+            found.append(scores_of(forward_pass, targets, pictures, make, batch, activation))
         sums = sums + torch.einsum("bnt,n...->bt...", torch.stack(found), masks[:, 0])
     return Maps(sums / (samples * keep), None)
 
 
-@method(
-    "occlusion",
-    summary="M(u) = S(X) - S(X with a grey window at u)",
-    paper="Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014, section 4.2",
-    unit="logit drop",
-)
 def occlusion(
-    passed: Pass,
+    forward_pass: ForwardPass,
     targets: Targets,
     *,
     window: int | None = None,
@@ -100,7 +82,7 @@ def occlusion(
     Cost: a forward pass for each cell.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: the scores to explain.
         window: side in pixels; None: a seventh of the shortest side.
         stride: between windows in pixels; None: half the window.
@@ -110,31 +92,27 @@ def occlusion(
     Returns:
         maps (B, T, *cells), no bias.
     """
-    import torch
-
-    space = passed.inputs.shape[2:]
+    space = forward_pass.inputs.shape[2:]
     window = max(1, min(space) // 7) if window is None else window
     stride = max(1, window // 2) if stride is None else stride
     positive("occlusion", window=window, stride=stride, batch=batch)
     axes = [_windows(size, window, stride) for size in space]
     places = list(product(*axes))
-    pictures = torch.arange(len(passed.inputs), device=passed.inputs.device).repeat_interleave(len(places))
+    pictures = torch.arange(len(forward_pass.inputs), device=forward_pass.inputs.device).repeat_interleave(len(places))
 
     def make(part: Tensor) -> Tensor:
-        hidden = passed.inputs[pictures[part]]
+        hidden = forward_pass.inputs[pictures[part]]
         for one, position in zip(hidden, part.tolist(), strict=True):
             one[(slice(None), *places[position % len(places)])] = fill
         return hidden
 
-    scores = scores_of(passed, targets, pictures, make, batch, "none")
-    drops = targets.of(passed.logits)[:, None] - scores.reshape(len(passed.inputs), len(places), -1)
+    scores = scores_of(forward_pass, targets, pictures, make, batch, "none")
+    drops = targets.of(forward_pass.logits)[:, None] - scores.reshape(len(forward_pass.inputs), len(places), -1)
     return Maps(drops.transpose(1, 2).reshape(*targets.ids.shape, *(len(axis) for axis in axes)), None)
 
 
 def _random_masks(count: int, space: Sequence[int], cells: int, keep: float, generator: Generator) -> Tensor:
     """Masks (count, 1, *space), drawn one after the other, so that the same seed gives the same whatever the count."""
-    import torch
-
     sides = [math.ceil(size / cells) for size in space]
     drawn = []
     for _ in range(count):

@@ -6,16 +6,14 @@ float64. Below, A is a picture's features as a matrix, cells × channels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
 
 from camlucida.errors import MethodError
-from camlucida.methods.registry import Maps, method
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from camlucida.pytorch.engine import Pass
-    from camlucida.targets import Targets
+from camlucida.methods.forward_pass import ForwardPass, Maps
+from camlucida.targets import Targets
 
 Kernel = Literal["sigmoid", "rbf", "poly", "cosine", "linear"]
 """k(x, y): tanh(γ x·y + 1), exp(-γ |x - y|²), (γ x·y + 1)³, x·y / |x||y|, x·y."""
@@ -34,13 +32,7 @@ class Concepts(NamedTuple):
     directions: Tensor
 
 
-@method(
-    "eigencam",
-    summary="M = A v₁, with v₁ the first right singular vector of the features A; the same for every class",
-    paper="Muhammad & Yeasin, Eigen-CAM: Class Activation Map using Principal Components, IJCNN 2020, section III",
-    unit="activation",
-)
-def eigencam(passed: Pass, targets: Targets) -> Maps:
+def eigencam(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """The features projected on their first principal direction.
 
     A = U Σ Vᵀ, not centred (as in the paper); M = A v₁. A singular vector's sign is arbitrary: here it is such that the
@@ -50,32 +42,25 @@ def eigencam(passed: Pass, targets: Targets) -> Maps:
     Cost: no further pass; an eigendecomposition of the smaller of cells × cells and C × C for each picture.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: how many maps; their scores are not used.
 
     Returns:
         maps (B, T, *grid), no bias.
     """
-    import torch
-
-    features = _matrices(passed)
+    features = _matrices(forward_pass)
     if features.shape[1] <= features.shape[2]:
         values, vectors = torch.linalg.eigh(features @ features.mT)
         maps = vectors[..., -1] * values[:, -1:].clamp_min(0).sqrt()
     else:
         vectors = torch.linalg.eigh(features.mT @ features)[1]
         maps = (features @ vectors[..., -1:])[..., 0]
-    return _for_every_target(_signed(maps, features), passed, targets)
+    return _for_every_target(_signed(maps, features), forward_pass, targets)
 
 
-@method(
-    "kpcacam",
-    summary="the features' first kernel principal component; the same for every class",
-    paper="Karmani, Sivakaran, Prasad, Ali, Yang & Tang, KPCA-CAM: Visual Explainability of Deep Computer Vision "
-    "Models using Kernel PCA, MMSP 2024",
-    unit="kernel component",
-)
-def kpcacam(passed: Pass, targets: Targets, *, kernel: Kernel = "sigmoid", gamma: float | None = None) -> Maps:
+def kpcacam(
+    forward_pass: ForwardPass, targets: Targets, *, kernel: Kernel = "sigmoid", gamma: float | None = None
+) -> Maps:
     """Eigen-CAM with a kernel in place of the inner product.
 
     With x_i the features of cell i less their mean over the cells, K_ij = k(x_i, x_j), centred in feature space:
@@ -85,7 +70,7 @@ def kpcacam(passed: Pass, targets: Targets, *, kernel: Kernel = "sigmoid", gamma
     Cost: no further pass; an eigendecomposition of cells × cells for each picture.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: how many maps; their scores are not used.
         kernel: see ``Kernel``; the authors' code has the sigmoid.
         gamma: the kernel's scale γ; None: one over the number of channels.
@@ -96,9 +81,7 @@ def kpcacam(passed: Pass, targets: Targets, *, kernel: Kernel = "sigmoid", gamma
     Raises:
         MethodError: no such kernel.
     """
-    import torch
-
-    features = _matrices(passed)
+    features = _matrices(forward_pass)
     centred = features - features.mean(1, keepdim=True)
     gram = _gram(centred, kernel, 1 / features.shape[2] if gamma is None else gamma)
     rounding = 1e-13 * gram.abs().amax((1, 2))[:, None] * gram.shape[1]
@@ -107,17 +90,10 @@ def kpcacam(passed: Pass, targets: Targets, *, kernel: Kernel = "sigmoid", gamma
     values, vectors = torch.linalg.eigh((gram + gram.mT) / 2)
     top = values[:, -1:]
     maps = vectors[..., -1] * torch.where(top > rounding, top, 0).sqrt()
-    return _for_every_target(_signed(maps, features), passed, targets)
+    return _for_every_target(_signed(maps, features), forward_pass, targets)
 
 
-@method(
-    "fem",
-    summary="M = Σ_k μ_k [A_k ≥ μ_k + 2 σ_k], μ and σ over the cells; the same for every class",
-    paper="Fuad, Martin, Giot, Bourqui, Benois-Pineau & Zemmari, Features Understanding in 3D CNNs for Actions "
-    "Recognition in Video, IPTA 2020 (the Feature Explanation Method)",
-    unit="activation",
-)
-def fem(passed: Pass, targets: Targets, *, sigmas: float = 2.0) -> Maps:
+def fem(forward_pass: ForwardPass, targets: Targets, *, sigmas: float = 2.0) -> Maps:
     """Where channels are unusually strong, weighted by how strong they are on the whole.
 
     Each channel becomes 1 where it reaches its mean plus ``sigmas`` standard deviations (of the population of cells),
@@ -126,26 +102,21 @@ def fem(passed: Pass, targets: Targets, *, sigmas: float = 2.0) -> Maps:
     Cost: no further pass.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: how many maps; their scores are not used.
         sigmas: K of the paper's K-sigma rule.
 
     Returns:
         maps (B, T, *grid), no bias.
     """
-    features = _matrices(passed)
+    features = _matrices(forward_pass)
     means = features.mean(1, keepdim=True)
     spread = (features - means).square().mean(1, keepdim=True).sqrt()
     maps = (means * (features >= means + sigmas * spread)).sum(2)
-    return _for_every_target(maps, passed, targets)
+    return _for_every_target(maps, forward_pass, targets)
 
 
-@method(
-    "dff",
-    summary="M_t = Σ_r e_tr H_r / ΣH_r, with A⁺ ≈ H W ≥ 0 and e_tr what concept r alone adds to the score",
-    paper="Collins, Achanta & Süsstrunk, Deep Feature Factorization for Concept Discovery, ECCV 2018, section 3",
-)
-def dff(passed: Pass, targets: Targets, *, rank: int = 5) -> Maps:
+def dff(forward_pass: ForwardPass, targets: Targets, *, rank: int = 5) -> Maps:
     """Each concept of the picture, as far as it speaks for the target.
 
     The features' positive part is factorized, A⁺ ≈ H W (see ``concepts``). e_tr is the score of the features that
@@ -156,7 +127,7 @@ def dff(passed: Pass, targets: Targets, *, rank: int = 5) -> Maps:
     Cost: no further pass; ``rank`` + 1 passes through the head and the factorization.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: the scores to explain.
         rank: the number of concepts at most.
 
@@ -166,16 +137,14 @@ def dff(passed: Pass, targets: Targets, *, rank: int = 5) -> Maps:
     Raises:
         MethodError: the rank is below 1.
     """
-    import torch
-
-    found = concepts(passed, rank=rank)
+    found = concepts(forward_pass, rank=rank)
     cells = found.maps.flatten(2)
     shares = cells / cells.sum(2, keepdim=True).clamp_min(torch.finfo(cells.dtype).tiny)
-    maps = torch.bmm(evidence(passed, targets, found), shares)
+    maps = torch.bmm(evidence(forward_pass, targets, found), shares)
     return Maps(maps.reshape(*maps.shape[:2], *found.maps.shape[2:]), None)
 
 
-def concepts(passed: Pass, *, rank: int = 5, iterations: int = 200) -> Concepts:
+def concepts(forward_pass: ForwardPass, *, rank: int = 5, iterations: int = 200) -> Concepts:
     """Deep Feature Factorization: non-negative matrix factorization of a pass's features, each picture by itself.
 
     Minimizes |A⁺ - H W|² over H ≥ 0 (cells × r) and W ≥ 0 (r × C): from the singular vectors (NNDSVD: Boutsidis &
@@ -184,7 +153,7 @@ def concepts(passed: Pass, *, rank: int = 5, iterations: int = 200) -> Concepts:
     together; here each picture has concepts of its own.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         rank: the number of concepts, at most the number of cells and of channels.
         iterations: sweeps over all concepts.
 
@@ -194,37 +163,35 @@ def concepts(passed: Pass, *, rank: int = 5, iterations: int = 200) -> Concepts:
     Raises:
         MethodError: the rank is below 1.
     """
-    import torch
-
     if rank < 1:
         raise MethodError(f"dff: rank must be at least 1, got {rank}")
-    features = _matrices(passed).clamp_min(0)
+    features = _matrices(forward_pass).clamp_min(0)
     where, what = factorize(features, min(rank, *features.shape[1:]), iterations)
     lengths = what.norm(dim=2)
     where, what = where * lengths[:, None], what / lengths.clamp_min(_TINY)[..., None]
     order = where.square().sum(1).argsort(dim=1, descending=True, stable=True)
-    where = torch.take_along_dim(where, order[:, None], 2).mT.to(passed.features)
-    what = torch.take_along_dim(what, order[..., None], 1).to(passed.features)
-    return Concepts(where.reshape(*where.shape[:2], *passed.features.shape[2:]), what)
+    where = torch.take_along_dim(where, order[:, None], 2).mT.to(forward_pass.features)
+    what = torch.take_along_dim(what, order[..., None], 1).to(forward_pass.features)
+    return Concepts(where.reshape(*where.shape[:2], *forward_pass.features.shape[2:]), what)
 
 
-def evidence(passed: Pass, targets: Targets, found: Concepts) -> Tensor:
+def evidence(forward_pass: ForwardPass, targets: Targets, found: Concepts) -> Tensor:
     """What each concept alone adds to the scores: S(head(maps_r ⊗ directions_r)) - S(head(0)), (B, T, r).
 
     Tokens before the grid stay as they were. Behind a pooling, normalization statistics are held at this pass's.
     """
-    import torch
-
     parts = found.maps.flatten(2)[:, :, None] * found.directions[..., None]  # (B, r, C, cells)
     with torch.no_grad():
-        if passed.split.pooling is not None and passed.split.kind != "nonlinear":
-            pooled, head = passed.pooled_head()
+        if forward_pass.split.pooling is not None and forward_pass.split.kind != "nonlinear":
+            pooled, head = forward_pass.pooled_head()
             nothing = targets.of(head(torch.zeros_like(pooled)))
-            sums = parts.sum(3) / passed.split.pooling.divisor
+            sums = parts.sum(3) / forward_pass.split.pooling.divisor
             scores = [targets.of(head(part)) for part in sums.unbind(1)]
         else:
-            nothing = targets.of(passed.head(torch.zeros_like(passed.features)))
-            scores = [targets.of(passed.head(part.reshape(passed.features.shape))) for part in parts.unbind(1)]
+            nothing = targets.of(forward_pass.head(torch.zeros_like(forward_pass.features)))
+            scores = [
+                targets.of(forward_pass.head(part.reshape(forward_pass.features.shape))) for part in parts.unbind(1)
+            ]
         told: Tensor = torch.stack(scores, 2) - nothing[..., None]
     return told
 
@@ -233,7 +200,6 @@ def factorize(matrices: Tensor, rank: int, iterations: int) -> tuple[Tensor, Ten
     """Non-negative factors (B, m, rank) and (B, rank, n) of non-negative matrices (B, m, n), deterministically.
 
     Example:
-        >>> import torch
         >>> where, what = factorize(torch.tensor([[[1.0, 2.0], [2.0, 4.0], [0.0, 0.0]]], dtype=torch.float64), 1, 5)
         >>> (where @ what)[0].tolist()
         [[1.0, 2.0], [2.0, 4.0], [0.0, 0.0]]
@@ -247,8 +213,6 @@ def factorize(matrices: Tensor, rank: int, iterations: int) -> tuple[Tensor, Ten
 
 def _sweep(factor: Tensor, products: Tensor, gram: Tensor) -> Tensor:
     """The best non-negative value of each column of a factor in turn, the others held."""
-    import torch
-
     columns = list(factor.unbind(2))
     for r in range(len(columns)):
         missing = products[..., r] - (torch.stack(columns, 2) @ gram[..., r, None])[..., 0]
@@ -258,8 +222,6 @@ def _sweep(factor: Tensor, products: Tensor, gram: Tensor) -> Tensor:
 
 def _first_guess(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """NNDSVD: of each pair of singular vectors, the pair of their positive or negative parts that weighs more."""
-    import torch
-
     left, values, right = torch.linalg.svd(matrices, full_matrices=False)
     where, what = [], []
     for r in range(rank):
@@ -293,24 +255,22 @@ def _gram(x: Tensor, kernel: str, gamma: float) -> Tensor:
     raise MethodError(f"kpcacam: no kernel {kernel!r}; expected sigmoid, rbf, poly, cosine or linear")
 
 
-def _matrices(passed: Pass) -> Tensor:
+def _matrices(forward_pass: ForwardPass) -> Tensor:
     """The features (B, cells, C) in float64, on the CPU where the device has no float64."""
-    features = passed.features.cpu() if passed.features.device.type == "mps" else passed.features
+    features = forward_pass.features.cpu() if forward_pass.features.device.type == "mps" else forward_pass.features
     return features.double().flatten(2).mT.contiguous()
 
 
 def _signed(maps: Tensor, features: Tensor) -> Tensor:
     """Maps (B, cells) signed to go with the mean activation; if neither sign does, the strongest cell is positive."""
-    import torch
-
     along = (maps * features.mean(2)).sum(1, keepdim=True)
     scale = maps.norm(dim=1, keepdim=True) * features.mean(2).norm(dim=1, keepdim=True)
     strongest = torch.take_along_dim(maps, maps.abs().argmax(1, keepdim=True), 1)
     return torch.where(torch.where(along.abs() > 1e-12 * scale, along, strongest) < 0, -maps, maps)
 
 
-def _for_every_target(maps: Tensor, passed: Pass, targets: Targets) -> Maps:
+def _for_every_target(maps: Tensor, forward_pass: ForwardPass, targets: Targets) -> Maps:
     """Maps (B, cells) of the pictures, as those of each of T targets."""
-    grid = passed.features.shape[2:]
-    one = maps.to(passed.features).reshape(len(maps), 1, *grid)
+    grid = forward_pass.features.shape[2:]
+    one = maps.to(forward_pass.features).reshape(len(maps), 1, *grid)
     return Maps(one.expand(-1, targets.ids.shape[1], *grid), None)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from camlucida.errors import CamlucidaError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 UNIT = "fused over layers, in [0, 1]"
 """Of a fused map's values."""
@@ -40,12 +39,9 @@ def fused(maps: Sequence[Tensor], gamma: float = 2.0) -> Tensor:
         CamlucidaError: there are no maps, or they are not of the same inputs and targets.
 
     Example:
-        >>> import torch
         >>> fused([torch.tensor([[[0.0, 1.0, 2.0, -1.0]]]), torch.tensor([[[8.0, 4.0]]])])
         tensor([[[1.0000, 0.8750, 1.0000, 0.5000]]])
     """
-    import torch
-
     if not maps or len({(*one.shape[:2], one.ndim) for one in maps}) > 1 or not 3 <= maps[0].ndim <= 5:
         shapes = ", ".join(str(tuple(one.shape)) for one in maps) or "none"
         raise CamlucidaError(f"fusion: expected maps (B, T, *grid) of one B and T, in 1 to 3 directions; got {shapes}")

@@ -9,32 +9,24 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from camlucida.errors import MethodError
+from camlucida.methods._modes import Biases, GuidedReLU
 from camlucida.methods._noise import at_least, noisy
+from camlucida.methods.forward_pass import ForwardPass, Maps
 from camlucida.methods.gradient import divided, gradcam
-from camlucida.methods.registry import Maps, method
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
-
-    from camlucida.pytorch.engine import Pass
-    from camlucida.targets import Targets
+from camlucida.pytorch.torch_pass import each_gradient_of
+from camlucida.targets import Targets
 
 STRENGTH = "logits per unit of input, largest of the channels, unsigned"
 
 
-@method(
-    "gradient",
-    summary="M = max over channels of |∂S/∂x|",
-    paper="Simonyan et al., Deep Inside Convolutional Networks: Visualising Image Classification Models and Saliency "
-    "Maps, ICLR workshop 2014, section 3.1",
-    unit=STRENGTH,
-)
-def gradient(passed: Pass, targets: Targets) -> Maps:
+def gradient(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """Saliency: how strongly a pixel's values move the score, the strongest of its channels.
 
     Cost: two forward passes; T backward passes through the whole network.
@@ -42,22 +34,18 @@ def gradient(passed: Pass, targets: Targets) -> Maps:
     Returns:
         maps (B, T, *space), nowhere negative; no bias.
     """
-    return Maps(_strongest(_gradients(passed, targets)), None)
+    return Maps(_strongest(_gradients(forward_pass, targets)), None)
 
 
-@method(
-    "smoothgrad",
-    summary="M = max over channels of |mean over noise of ∂S/∂x(x + noise)|",
-    paper="Smilkov et al., SmoothGrad: removing noise by adding noise, ICML workshop 2017",
-    unit=STRENGTH,
-)
-def smoothgrad(passed: Pass, targets: Targets, *, samples: int = 50, noise: float = 0.15, seed: int = 0) -> Maps:
+def smoothgrad(
+    forward_pass: ForwardPass, targets: Targets, *, samples: int = 50, noise: float = 0.15, seed: int = 0
+) -> Maps:
     """SmoothGrad: the signed gradients of noisy inputs, averaged, then reduced as those of ``gradient``.
 
     Cost: 1 + ``samples`` forward passes; T ``samples`` backward passes through the whole network.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: the scores to explain.
         samples: noisy inputs.
         noise: standard deviation of the noise, as a share of each picture's range (the paper: 0.1 to 0.2).
@@ -69,17 +57,11 @@ def smoothgrad(passed: Pass, targets: Targets, *, samples: int = 50, noise: floa
     Raises:
         MethodError: no samples, or negative noise.
     """
-    copies = noisy(passed.inputs, samples, noise, seed)
-    return Maps(_strongest(_total(_gradients(passed, targets, inputs) / samples for inputs in copies)), None)
+    copies = noisy(forward_pass.inputs, samples, noise, seed)
+    return Maps(_strongest(_total(_gradients(forward_pass, targets, inputs) / samples for inputs in copies)), None)
 
 
-@method(
-    "gradient-x-input",
-    summary="M = Σ over channels of x ∂S/∂x",
-    paper="Shrikumar et al., Not Just a Black Box: Learning Important Features Through Propagating Activation "
-    "Differences, arXiv 1605.01713, 2016",
-)
-def gradient_x_input(passed: Pass, targets: Targets) -> Maps:
+def gradient_x_input(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """Gradient times input, summed over channels.
 
     Σ map + bias is the score of networks that are linear or, without biases, piecewise linear (ReLU, max pooling). What
@@ -90,18 +72,13 @@ def gradient_x_input(passed: Pass, targets: Targets) -> Maps:
     Returns:
         maps (B, T, *space) and bias (B, T), the score of the zero input (the mean colour, after usual preprocessing).
     """
-    import torch
-
-    maps = (_gradients(passed, targets) * _precise(passed.inputs, passed)[:, None]).sum(2)
-    return Maps(maps, targets.of(passed.predict(torch.zeros_like(passed.inputs))))
+    maps = (_gradients(forward_pass, targets) * _precise(forward_pass.inputs, forward_pass)[:, None]).sum(2)
+    return Maps(maps, targets.of(forward_pass.predict(torch.zeros_like(forward_pass.inputs))))
 
 
-@method(
-    "integrated-gradients",
-    summary="M = Σ over channels of (x - x_0) ∫ ∂S/∂x(x_0 + t (x - x_0)) dt",
-    paper="Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017, eq. 1 and 3",
-)
-def integrated_gradients(passed: Pass, targets: Targets, *, steps: int = 50, baseline: float = 0.0) -> Maps:
+def integrated_gradients(
+    forward_pass: ForwardPass, targets: Targets, *, steps: int = 50, baseline: float = 0.0
+) -> Maps:
     """Integrated Gradients along the line from a baseline, by the midpoint rule.
 
     Σ map + bias is the score in the limit of many steps; the residual is the completeness gap. The baseline is in
@@ -110,7 +87,7 @@ def integrated_gradients(passed: Pass, targets: Targets, *, steps: int = 50, bas
     Cost: 2 + ``steps`` forward passes; T ``steps`` backward passes through the whole network.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: the scores to explain.
         steps: of the midpoint rule.
         baseline: x_0, one value for all of its pixels.
@@ -121,22 +98,16 @@ def integrated_gradients(passed: Pass, targets: Targets, *, steps: int = 50, bas
     Raises:
         MethodError: no steps.
     """
-    import torch
-
     at_least("steps", steps)
-    start = torch.full_like(passed.inputs, baseline)
-    way = passed.inputs - start
-    mean = _total(_gradients(passed, targets, start + (step + 0.5) / steps * way) / steps for step in range(steps))
-    return Maps((mean * _precise(way, passed)[:, None]).sum(2), targets.of(passed.predict(start)))
+    start = torch.full_like(forward_pass.inputs, baseline)
+    way = forward_pass.inputs - start
+    mean = _total(
+        _gradients(forward_pass, targets, start + (step + 0.5) / steps * way) / steps for step in range(steps)
+    )
+    return Maps((mean * _precise(way, forward_pass)[:, None]).sum(2), targets.of(forward_pass.predict(start)))
 
 
-@method(
-    "guided-backprop",
-    summary="M = max over channels of |∂S/∂x|, with only positive gradients passed back through each ReLU",
-    paper="Springenberg et al., Striving for Simplicity: The All Convolutional Net, ICLR workshop 2015",
-    unit=STRENGTH,
-)
-def guided_backprop(passed: Pass, targets: Targets) -> Maps:
+def guided_backprop(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """Guided backpropagation: at each ReLU a gradient passes back where it and the ReLU's input are positive.
 
     The model's calls of ReLU (also in place, as function or module; ReLU6 too) are watched, not replaced.
@@ -149,17 +120,10 @@ def guided_backprop(passed: Pass, targets: Targets) -> Maps:
     Raises:
         MethodError: the model has no ReLU.
     """
-    return Maps(_strongest(_guided(passed, targets)), None)
+    return Maps(_strongest(_guided(forward_pass, targets)), None)
 
 
-@method(
-    "guided-gradcam",
-    summary="M = guided backpropagation x relu(Grad-CAM), the latter resized to the input",
-    paper="Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, "
-    "ICCV 2017, section 3.2",
-    unit=f"{STRENGTH}, x logits per cell",
-)
-def guided_gradcam(passed: Pass, targets: Targets) -> Maps:
+def guided_gradcam(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """Guided Grad-CAM: guided backpropagation where Grad-CAM is positive, half-pixel linear in between its cells.
 
     Cost: two forward passes; T backward passes through the whole network, and T through the head.
@@ -170,17 +134,11 @@ def guided_gradcam(passed: Pass, targets: Targets) -> Maps:
     Raises:
         MethodError: the model has no ReLU.
     """
-    guided = _strongest(_guided(passed, targets))
-    return Maps(guided * _resized(gradcam(passed, targets).maps.relu(), tuple(guided.shape[2:])), None)
+    guided = _strongest(_guided(forward_pass, targets))
+    return Maps(guided * _resized(gradcam(forward_pass, targets).maps.relu(), tuple(guided.shape[2:])), None)
 
 
-@method(
-    "fullgrad",
-    summary="M = Σ over channels of x ∂S/∂x, plus Σ over layers and channels of bias x gradient, resized",
-    paper="Srinivas and Fleuret, Full-Gradient Representation for Neural Network Visualization, NeurIPS 2019 "
-    "(the decomposition)",
-)
-def fullgrad(passed: Pass, targets: Targets) -> Maps:
+def fullgrad(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """The full-gradient decomposition, signed and complete: input-gradient and every layer's bias-gradient.
 
     Biases are those of convolutions, linear layers and batch normalizations (β - μ γ / σ), constants that are added,
@@ -194,23 +152,14 @@ def fullgrad(passed: Pass, targets: Targets) -> Maps:
     Returns:
         maps (B, T, *space) and bias (B, T).
     """
-    import torch
-
     maps, bias = [], []
-    for parts, rest in _full_gradients(passed, targets):
-        maps.append(torch.stack([_spread(part.sum(1), tuple(passed.inputs.shape[2:])) for part in parts]).sum(0))
+    for parts, rest in _full_gradients(forward_pass, targets):
+        maps.append(torch.stack([_spread(part.sum(1), tuple(forward_pass.inputs.shape[2:])) for part in parts]).sum(0))
         bias.append(rest)
     return Maps(torch.stack(maps, 1), torch.stack(bias, 1))
 
 
-@method(
-    "fullgrad-saliency",
-    summary="M = Σ over layers and channels of ψ(bias x gradient), ψ: absolute value, scaled to [0, 1], resized",
-    paper="Srinivas and Fleuret, Full-Gradient Representation for Neural Network Visualization, NeurIPS 2019 "
-    "(FullGrad saliency, with ψ)",
-    unit="sum of layers, each scaled to [0, 1]",
-)
-def fullgrad_saliency(passed: Pass, targets: Targets) -> Maps:
+def fullgrad_saliency(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """FullGrad saliency: every layer of ``fullgrad`` that has places, its absolute values scaled to [0, 1] and resized.
 
     A layer is scaled as a whole: by the minimum and maximum over all of its channels, for each picture. Half-pixel
@@ -221,40 +170,33 @@ def fullgrad_saliency(passed: Pass, targets: Targets) -> Maps:
     Returns:
         maps (B, T, *space), nowhere negative; no bias.
     """
-    import torch
-
     maps = []
-    for parts, _ in _full_gradients(passed, targets):
-        layers = [_resized(_scaled(part.abs()).sum(1)[:, None], tuple(passed.inputs.shape[2:]))[:, 0] for part in parts]
+    for parts, _ in _full_gradients(forward_pass, targets):
+        layers = [
+            _resized(_scaled(part.abs()).sum(1)[:, None], tuple(forward_pass.inputs.shape[2:]))[:, 0] for part in parts
+        ]
         maps.append(torch.stack(layers).sum(0))
     return Maps(torch.stack(maps, 1), None)
 
 
-def _full_gradients(passed: Pass, targets: Targets) -> Iterator[tuple[list[Tensor], Tensor]]:
+def _full_gradients(forward_pass: ForwardPass, targets: Targets) -> Iterator[tuple[list[Tensor], Tensor]]:
     """For each score the products of input and biases with their gradients, (B, C, *grid) each, and the rest, (B,)."""
-    import torch
-
-    from camlucida.methods._modes import Biases
-    from camlucida.pytorch.engine import each_gradient_of
-
-    leaf = passed.inputs.detach().clone().requires_grad_()
+    leaf = forward_pass.inputs.detach().clone().requires_grad_()
     with torch.enable_grad(), Biases(leaf) as biases:
-        scores = targets.of(passed.forward(leaf))
+        scores = targets.of(forward_pass.forward(leaf))
     for one in each_gradient_of(scores, leaf):
         parts, rest = biases.take()
-        yield [(one * passed.inputs).to(scores.dtype), *parts], rest
+        yield [(one * forward_pass.inputs).to(scores.dtype), *parts], rest
 
 
-def _gradients(passed: Pass, targets: Targets, inputs: Tensor | None = None) -> Tensor:
+def _gradients(forward_pass: ForwardPass, targets: Targets, inputs: Tensor | None = None) -> Tensor:
     """Gradients at the inputs, (B, T, C, *space)."""
-    return _precise(passed.input_gradients(targets.of, inputs), passed)
+    return _precise(forward_pass.input_gradients(targets.of, inputs), forward_pass)
 
 
-def _guided(passed: Pass, targets: Targets) -> Tensor:
-    from camlucida.methods._modes import GuidedReLU
-
+def _guided(forward_pass: ForwardPass, targets: Targets) -> Tensor:
     with GuidedReLU() as mode:
-        made = _gradients(passed, targets)
+        made = _gradients(forward_pass, targets)
     if not mode.seen:
         raise MethodError(
             "guided backpropagation needs a model with ReLUs, and this one calls none (there is no rule for GELU or "
@@ -263,8 +205,8 @@ def _guided(passed: Pass, targets: Targets) -> Tensor:
     return made
 
 
-def _precise(tensor: Tensor, passed: Pass) -> Tensor:
-    return tensor.to(passed.logits.dtype)
+def _precise(tensor: Tensor, forward_pass: ForwardPass) -> Tensor:
+    return tensor.to(forward_pass.logits.dtype)
 
 
 def _total(terms: Iterator[Tensor]) -> Tensor:
@@ -286,8 +228,6 @@ def _scaled(layer: Tensor) -> Tensor:
 
 def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     """Half-pixel linear resizing of maps (B, T, *grid) to (B, T, *size)."""
-    from torch.nn.functional import interpolate
-
     return interpolate(maps, size, mode=("linear", "bilinear", "trilinear")[len(size) - 1], align_corners=False)
 
 

@@ -6,28 +6,17 @@ alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
+from torch import Tensor
 
 from camlucida.methods._noise import at_least, noisy
+from camlucida.methods.forward_pass import ForwardPass, Maps
 from camlucida.methods.gradient import divided
-from camlucida.methods.registry import Maps, method
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from camlucida.pytorch.engine import Pass
-    from camlucida.targets import Targets
+from camlucida.targets import Targets
 
 
-@method(
-    "smoothgradcam++",
-    summary="Grad-CAM++ with g, g² and g³ averaged over noisy inputs",
-    paper="Omeiza et al., Smooth Grad-CAM++: An Enhanced Inference Level Visualization Technique for Deep "
-    "Convolutional Neural Network Models, IntelliSys 2019",
-    unit="logits per cell, reweighted",
-)
 def smoothgradcam_plus_plus(
-    passed: Pass, targets: Targets, *, samples: int = 16, noise: float = 0.15, seed: int = 0
+    forward_pass: ForwardPass, targets: Targets, *, samples: int = 16, noise: float = 0.15, seed: int = 0
 ) -> Maps:
     """Smooth Grad-CAM++: weights Σ α relu(D1), α = D2 / (2 D2 + Σ A · D3), Dn the mean of gⁿ over the noise.
 
@@ -38,7 +27,7 @@ def smoothgradcam_plus_plus(
     gradients, (B, T, C, *grid).
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: the scores to explain.
         samples: noisy inputs.
         noise: standard deviation of the noise, as a share of each picture's range.
@@ -50,13 +39,11 @@ def smoothgradcam_plus_plus(
     Raises:
         MethodError: no samples, or negative noise.
     """
-    import torch
-
-    total = passed.features.flatten(2).sum(2)[:, None, :, None]
+    total = forward_pass.features.flatten(2).sum(2)[:, None, :, None]
     scale: Tensor | None = None
     first = second = third = torch.zeros((), dtype=total.dtype, device=total.device)
-    for inputs in noisy(passed.inputs, samples, noise, seed):
-        gradient = passed.again(inputs).gradients(targets.of)[0].flatten(3)
+    for inputs in noisy(forward_pass.inputs, samples, noise, seed):
+        gradient = forward_pass.again(inputs).gradients(targets.of)[0].flatten(3)
         if scale is None:  # each map's own, so that cubes of small numbers do not vanish
             scale = gradient.abs().amax((2, 3), keepdim=True)
             scale = scale.masked_fill(scale == 0, 1)
@@ -67,17 +54,10 @@ def smoothgradcam_plus_plus(
     assert scale is not None
     alpha = divided(second, 2 * second + scale * total * third)
     weights = (scale * alpha * first.relu()).sum(3)
-    return Maps(_weighted(weights, passed.features), None)
+    return Maps(_weighted(weights, forward_pass.features), None)
 
 
-@method(
-    "integrated-gradcam",
-    summary="M = mean over t of relu(Σ_k mean(g_k(x_t)) (A_k(x_t) - A_k(x_0))), x_t on the line from x_0 to x",
-    paper="Sattarzadeh et al., Integrated Grad-CAM: Sensitivity-Aware Visual Explanation of Deep Convolutional "
-    "Networks via Integrated Gradient-Based Scoring, ICASSP 2021",
-    unit="logits per cell, positive ones along the path",
-)
-def integrated_gradcam(passed: Pass, targets: Targets, *, steps: int = 50, baseline: float = 0.0) -> Maps:
+def integrated_gradcam(forward_pass: ForwardPass, targets: Targets, *, steps: int = 50, baseline: float = 0.0) -> Maps:
     """Integrated Grad-CAM: Grad-CAM's terms along a straight path of inputs, by a Riemann sum up to the input.
 
     x_t = x_0 + t / steps (x - x_0) for t = 1 … steps; each step's map is rectified before it is added, as the authors
@@ -87,7 +67,7 @@ def integrated_gradcam(passed: Pass, targets: Targets, *, steps: int = 50, basel
     Cost: 1 + ``steps`` forward passes, all but one with T backward passes through the head.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: the scores to explain.
         steps: of the Riemann sum.
         baseline: x_0, one value for all of its pixels.
@@ -98,15 +78,13 @@ def integrated_gradcam(passed: Pass, targets: Targets, *, steps: int = 50, basel
     Raises:
         MethodError: no steps.
     """
-    import torch
-
     at_least("steps", steps)
-    start = torch.full_like(passed.inputs, baseline)
-    nothing = passed.again(start).features
+    start = torch.full_like(forward_pass.inputs, baseline)
+    nothing = forward_pass.again(start).features
     maps = torch.zeros((), dtype=nothing.dtype, device=nothing.device)
     for step in range(1, steps + 1):
         way = step / steps
-        at = passed if step == steps else passed.again(start + way * (passed.inputs - start))
+        at = forward_pass if step == steps else forward_pass.again(start + way * (forward_pass.inputs - start))
         weights = torch.stack([gradient.flatten(2).mean(2) for gradient, _ in at.each_gradient(targets.of)], 1)
         maps = maps + _weighted(weights, at.features - nothing).relu() / steps
     return Maps(maps, None)
@@ -114,6 +92,4 @@ def integrated_gradcam(passed: Pass, targets: Targets, *, steps: int = 50, basel
 
 def _weighted(weights: Tensor, features: Tensor) -> Tensor:
     """Σ_k w_k A_k: weights (B, T, C), features (B, C, *grid) to (B, T, *grid)."""
-    import torch
-
     return torch.bmm(weights, features.flatten(2)).reshape(*weights.shape[:2], *features.shape[2:])

@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import torch
+from torch import Tensor
 
 from camlucida.errors import MethodError
 from camlucida.methods._masking import (
@@ -22,26 +25,14 @@ from camlucida.methods._masking import (
     upsampled,
     varying,
 )
-from camlucida.methods.registry import Maps, method
-from camlucida.targets import Activation
+from camlucida.methods.forward_pass import ForwardPass, Maps
+from camlucida.targets import Activation, Targets
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from camlucida.pytorch.engine import Pass
-    from camlucida.targets import Targets
-
-    Variant = Callable[[Tensor, Tensor, Tensor], Tensor]
-    """A masked input from inputs (n, C, *space), masks (n, 1, *space) in [0, 1] and the masks' channels (n,)."""
+Variant = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A masked input from inputs (n, C, *space), masks (n, 1, *space) in [0, 1] and the masks' channels (n,)."""
 
 
-@method(
-    "scorecam",
-    summary="M = Σ_k softmax_k(f(X ∘ H_k) - f(X_b)) A_k, H_k = A_k upsampled, then scaled to [0, 1]",
-    paper="Wang et al., Score-CAM: Score-Weighted Visual Explanations for CNNs, CVPR Workshops 2020, algorithm 1",
-    unit="activation, channels weighted by masked scores",
-)
-def scorecam(passed: Pass, targets: Targets, *, batch: int = 32, activation: Activation = "none") -> Maps:
+def scorecam(forward_pass: ForwardPass, targets: Targets, *, batch: int = 32, activation: Activation = "none") -> Maps:
     """Score-CAM: channels weighted by how much of the score they keep when they mask the input.
 
     C_k = f(X ∘ H_k) - f(0) with f the score, weights softmax over all channels, as algorithm 1 has it; the authors' own
@@ -51,7 +42,7 @@ def scorecam(passed: Pass, targets: Targets, *, batch: int = 32, activation: Act
     Cost: a forward pass for each channel that is not constant, and one for the empty input.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: the scores to explain.
         batch: masked inputs in the network at once.
         activation: "softmax" or "sigmoid" takes f on probabilities, "none" on logits.
@@ -59,41 +50,29 @@ def scorecam(passed: Pass, targets: Targets, *, batch: int = 32, activation: Act
     Returns:
         maps (B, T, *grid), no bias.
     """
-    increase = _increases(passed, targets, varying(passed.features), [_masked], 1, batch, activation)
-    return _weighted(passed, increase)
+    increase = _increases(forward_pass, targets, varying(forward_pass.features), [_masked], 1, batch, activation)
+    return _weighted(forward_pass, increase)
 
 
-@method(
-    "faster-scorecam",
-    summary="Score-CAM of the channels that vary most over the grid",
-    paper="Tabayashi, Faster-Score-CAM, github.com/tabayashi0117/Score-CAM, 2020, after Wang et al. 2020",
-    unit="activation, channels weighted by masked scores",
-)
 def faster_scorecam(
-    passed: Pass, targets: Targets, *, channels: int = 10, batch: int = 32, activation: Activation = "none"
+    forward_pass: ForwardPass, targets: Targets, *, channels: int = 10, batch: int = 32, activation: Activation = "none"
 ) -> Maps:
     """Score-CAM with the ``channels`` maps of largest variance alone; the softmax is over these.
 
     Cost: at most ``channels`` + 1 forward passes. Other arguments and the result are those of ``scorecam``.
     """
-    import torch
-
     positive("faster-scorecam", channels=channels)
-    spread = passed.features.flatten(2).var(2, unbiased=False)
+    spread = forward_pass.features.flatten(2).var(2, unbiased=False)
     top = spread.topk(min(channels, spread.shape[1]), 1).indices
     among = torch.zeros_like(spread, dtype=torch.bool).scatter(1, top, True)
-    increase = _increases(passed, targets, among & varying(passed.features), [_masked], 1, batch, activation)
-    return _weighted(passed, increase.masked_fill(~among[:, :, None], -math.inf))
+    increase = _increases(
+        forward_pass, targets, among & varying(forward_pass.features), [_masked], 1, batch, activation
+    )
+    return _weighted(forward_pass, increase.masked_fill(~among[:, :, None], -math.inf))
 
 
-@method(
-    "sscam",
-    summary="Score-CAM whose scores are means over Gaussian noise on the masks (or on the masked inputs)",
-    paper="Wang et al., SS-CAM: Smoothed Score-CAM for Sharper Visual Feature Localization, 2020, types 1 and 2",
-    unit="activation, channels weighted by masked scores",
-)
 def sscam(
-    passed: Pass,
+    forward_pass: ForwardPass,
     targets: Targets,
     *,
     on: Literal["masks", "inputs"] = "masks",
@@ -110,7 +89,7 @@ def sscam(
     Cost: ``samples`` times Score-CAM's.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: the scores to explain.
         on: where the noise goes: "masks" is the paper's type 1, "inputs" its type 2.
         samples: N.
@@ -129,17 +108,13 @@ def sscam(
     if on not in ("masks", "inputs"):
         raise MethodError(f"sscam: expected on='masks' or 'inputs', got {on!r}")
     noisy = [partial(_noisy, on == "masks", deviation, seed, sample) for sample in range(samples)]
-    increase = _increases(passed, targets, varying(passed.features), noisy, samples, batch, activation)
-    return _weighted(passed, increase)
+    increase = _increases(forward_pass, targets, varying(forward_pass.features), noisy, samples, batch, activation)
+    return _weighted(forward_pass, increase)
 
 
-@method(
-    "iscam",
-    summary="Score-CAM whose scores are means over growing masks, c_i H_k with c_i = Σ_{j<i} j / N",
-    paper="Naidu et al., IS-CAM: Integrated Score-CAM for axiomatic-based explanations, 2020, algorithm 1",
-    unit="activation, channels weighted by masked scores",
-)
-def iscam(passed: Pass, targets: Targets, *, steps: int = 10, batch: int = 32, activation: Activation = "none") -> Maps:
+def iscam(
+    forward_pass: ForwardPass, targets: Targets, *, steps: int = 10, batch: int = 32, activation: Activation = "none"
+) -> Maps:
     """IS-CAM: C_k = 1/N Σ_i f(X ∘ c_i H_k) - f(0), i = 1 … N.
 
     The published sum adds up the steps, c_i = i (i - 1) / 2N, so that the last masks are above 1 (4.5 for N = 10).
@@ -150,18 +125,12 @@ def iscam(passed: Pass, targets: Targets, *, steps: int = 10, batch: int = 32, a
     if steps < 2:
         raise MethodError(f"iscam: expected steps above 1, got {steps}")
     scaled = [partial(_scaled, i * (i - 1) / (2 * steps)) for i in range(2, steps + 1)]
-    increase = _increases(passed, targets, varying(passed.features), scaled, steps, batch, activation)
-    return _weighted(passed, increase)
+    increase = _increases(forward_pass, targets, varying(forward_pass.features), scaled, steps, batch, activation)
+    return _weighted(forward_pass, increase)
 
 
-@method(
-    "groupcam",
-    summary="M = Σ_g (p(X ∘ H_g + blur(X) ∘ (1 - H_g)) - p(blur(X))) H_g, H_g: groups of Grad-CAM's channels",
-    paper="Zhang et al., Group-CAM: Group Score-Weighted Visual Explanations for Deep CNNs, 2021, eq. 3-8",
-    unit="probability increase",
-)
 def groupcam(
-    passed: Pass,
+    forward_pass: ForwardPass,
     targets: Targets,
     *,
     groups: int = 32,
@@ -179,7 +148,7 @@ def groupcam(
     Cost: one backward pass through the head, and at most ``groups`` forward passes, for each target; and one more.
 
     Args:
-        passed: the forward pass.
+        forward_pass: the forward pass.
         targets: the scores to explain; the gradients are theirs, the masks' weights their probabilities'.
         groups: G.
         percentile: θ, below which a mask is noise.
@@ -191,27 +160,25 @@ def groupcam(
     Returns:
         maps (B, T, *grid), no bias.
     """
-    import torch
-
     positive("groupcam", groups=groups, deviation=deviation)
-    activation = activation_of(passed, activation)
-    cells = passed.features.flatten(2)
-    weights = torch.stack([gradient.flatten(2).mean(2) for gradient, _ in passed.each_gradient(targets.of)], 1)
+    activation = activation_of(forward_pass, activation)
+    cells = forward_pass.features.flatten(2)
+    weights = torch.stack([gradient.flatten(2).mean(2) for gradient, _ in forward_pass.each_gradient(targets.of)], 1)
     parts = zip(weights.chunk(groups, 2), cells.chunk(groups, 1), strict=True)
     sums = torch.stack([torch.bmm(*part) for part in parts], 2).relu()  # (B, T, G, cells)
     noise = sums <= sums.quantile(percentile / 100, 3, keepdim=True)
-    grouped = sums.masked_fill(noise, 0).reshape(*sums.shape[:3], *passed.features.shape[2:])
-    masks = _unit_once_upsampled(grouped, passed, batch)
+    grouped = sums.masked_fill(noise, 0).reshape(*sums.shape[:3], *forward_pass.features.shape[2:])
+    masks = _unit_once_upsampled(grouped, forward_pass, batch)
     pictures, target, group = masks.flatten(3).any(3).nonzero(as_tuple=True)
-    blur = blurred(passed.inputs, deviation, radius)
-    baseline = confidences(targets, passed.predict(blur, batch), activation)
+    blur = blurred(forward_pass.inputs, deviation, radius)
+    baseline = confidences(targets, forward_pass.predict(blur, batch), activation)
 
     def make(part: Tensor) -> Tensor:
         rows = pictures[part]
-        laid = upsampled(masks[rows, target[part], group[part]][:, None], passed.inputs.shape[2:]).to(blur)
-        return passed.inputs[rows] * laid + blur[rows] * (1 - laid)
+        laid = upsampled(masks[rows, target[part], group[part]][:, None], forward_pass.inputs.shape[2:]).to(blur)
+        return forward_pass.inputs[rows] * laid + blur[rows] * (1 - laid)
 
-    scores = scores_of(passed, targets, pictures, make, batch, activation).gather(1, target[:, None])[:, 0]
+    scores = scores_of(forward_pass, targets, pictures, make, batch, activation).gather(1, target[:, None])[:, 0]
     increase = masks.new_zeros(masks.shape[:3]).index_put(
         (pictures, target, group), scores - baseline[pictures, target]
     )
@@ -219,7 +186,7 @@ def groupcam(
 
 
 def _increases(
-    passed: Pass,
+    forward_pass: ForwardPass,
     targets: Targets,
     alive: Tensor,
     variants: Sequence[Variant],
@@ -228,30 +195,28 @@ def _increases(
     activation: Activation,
 ) -> Tensor:
     """Σ over the variants of f(variant of X masked by channel k) - f(0), over ``divisor``: (B, C, T); 0 where dead."""
-    import torch
-
     pictures, channels = alive.nonzero(as_tuple=True)
-    empty = passed.predict(torch.zeros_like(passed.inputs[:1])).expand(len(alive), -1)
+    empty = forward_pass.predict(torch.zeros_like(forward_pass.inputs[:1])).expand(len(alive), -1)
     baseline = confidences(targets, empty, activation)
-    increase = passed.logits.new_zeros(len(pictures), baseline.shape[1])
+    increase = forward_pass.logits.new_zeros(len(pictures), baseline.shape[1])
     for variant in variants:
-        make = partial(_masked_by_channels, passed, pictures, channels, variant)
-        increase = increase + scores_of(passed, targets, pictures, make, batch, activation) - baseline[pictures]
+        make = partial(_masked_by_channels, forward_pass, pictures, channels, variant)
+        increase = increase + scores_of(forward_pass, targets, pictures, make, batch, activation) - baseline[pictures]
     every = increase.new_zeros(*alive.shape, baseline.shape[1])
     return every.index_put((pictures, channels), increase / divisor)
 
 
-def _weighted(passed: Pass, increase: Tensor) -> Maps:
+def _weighted(forward_pass: ForwardPass, increase: Tensor) -> Maps:
     """Σ_k softmax_k(increase) A_k."""
-    import torch
-
-    return Maps(torch.einsum("bct,bc...->bt...", increase.softmax(1), passed.features), None)
+    return Maps(torch.einsum("bct,bc...->bt...", increase.softmax(1), forward_pass.features), None)
 
 
-def _masked_by_channels(passed: Pass, pictures: Tensor, channels: Tensor, variant: Variant, part: Tensor) -> Tensor:
+def _masked_by_channels(
+    forward_pass: ForwardPass, pictures: Tensor, channels: Tensor, variant: Variant, part: Tensor
+) -> Tensor:
     rows = pictures[part]
-    inputs = passed.inputs[rows]  # a copy, which the variant may overwrite
-    masks = unit_range(upsampled(passed.features[rows, channels[part]][:, None], inputs.shape[2:]))
+    inputs = forward_pass.inputs[rows]  # a copy, which the variant may overwrite
+    masks = unit_range(upsampled(forward_pass.features[rows, channels[part]][:, None], inputs.shape[2:]))
     return variant(inputs, masks.to(inputs), channels[part])
 
 
@@ -266,8 +231,6 @@ def _scaled(factor: float, inputs: Tensor, masks: Tensor, _: Tensor) -> Tensor:
 def _noisy(
     on_masks: bool, deviation: float, seed: int, sample: int, inputs: Tensor, masks: Tensor, channels: Tensor
 ) -> Tensor:
-    import torch
-
     shape = (masks if on_masks else inputs).shape[1:]
     noise = torch.empty(len(channels), *shape)
     for row, channel in zip(noise, channels.tolist(), strict=True):
@@ -277,14 +240,12 @@ def _noisy(
     return inputs.mul_(masks.add_(noise)) if on_masks else inputs.mul_(masks).add_(noise)
 
 
-def _unit_once_upsampled(masks: Tensor, passed: Pass, batch: int) -> Tensor:
+def _unit_once_upsampled(masks: Tensor, forward_pass: ForwardPass, batch: int) -> Tensor:
     """Masks (B, T, G, *grid) shifted and scaled so that their upsampling has minimum 0 and maximum 1; constants 0."""
-    import torch
-
     flat = masks.flatten(0, 2)[:, None]
     extremes = []
     for part in torch.split(flat, batch):
-        laid = upsampled(part, passed.inputs.shape[2:]).flatten(1)
+        laid = upsampled(part, forward_pass.inputs.shape[2:]).flatten(1)
         extremes.append(torch.stack((laid.amin(1), laid.amax(1)), 1))
     shape = (*masks.shape[:3], *(1,) * (masks.ndim - 3))
     low, high = (extreme.reshape(shape) for extreme in torch.cat(extremes).unbind(1))

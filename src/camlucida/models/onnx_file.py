@@ -83,8 +83,6 @@ def _open(
             )
         try:
             from camlucida.runners.onnx_methods import OnnxMethods
-        except MissingExtraError:
-            raise
         except ModuleNotFoundError as error:
             raise MissingExtraError("PyTorch", "torch") from error
         return OnnxMethods(classifier(), method)

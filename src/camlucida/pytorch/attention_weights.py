@@ -1,28 +1,25 @@
 """The attention matrices of a transformer's forward pass, seen without module names.
 
-A ``TorchFunctionMode`` writes fused attention out (softmax, then the product), asks ``nn.MultiheadAttention`` for its
-weights, and keeps every softmax over square matrices of the right size. A tape around it finds the tokens after each
-layer, where residual branches meet again, and which tokens the logits read.
+``ExplicitAttention`` shows every softmax over square matrices; a tape around it finds the tokens after each layer,
+where residual branches meet again, and which tokens the logits read.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn
 
 from camlucida.errors import MethodError
-from camlucida.pytorch.engine import Pass, Score
+from camlucida.pytorch.explicit_attention import ExplicitAttention
 from camlucida.pytorch.grid import MOST_PREFIX_TOKENS
-from camlucida.pytorch.head import Part
-from camlucida.pytorch.split import tail_behind
-from camlucida.pytorch.tape import Step, Tape, bottlenecks, name_of, value_of
+from camlucida.pytorch.head import RecordedFunction
+from camlucida.pytorch.split import Split, tail_behind
+from camlucida.pytorch.tape import Tape, TapeStep, bottlenecks, value_of
+from camlucida.targets import Score
 
 _ADDITIONS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
 
@@ -33,88 +30,6 @@ class _Seen:
 
     node: Tensor
     at: int
-
-
-class _Watch(TorchFunctionMode):
-    """Makes attention explicit and keeps its matrices. Inside a ``Tape``, which sees the written-out calls."""
-
-    def __init__(self, tape: Tape) -> None:
-        super().__init__()
-        self.seen: list[_Seen] = []
-        self._tape = tape
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Run the call; fused attention in its explicit form."""
-        kwargs = kwargs or {}
-        name = name_of(func)
-        if name == "multi_head_attention_forward":
-            return self._multi_head(func, args, kwargs)
-        if name == "scaled_dot_product_attention":
-            return self._scaled_dot_product(func, args, kwargs)
-        result = func(*args, **kwargs)
-        if name == "softmax" and isinstance(result, Tensor):
-            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-            if dim in (-1, result.ndim - 1):
-                self._keep(result)
-        return result
-
-    def _keep(self, node: Tensor) -> None:
-        if node.ndim in (3, 4) and node.shape[-1] == node.shape[-2]:
-            self.seen.append(_Seen(node, len(self._tape.steps)))
-
-    def _multi_head(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = inspect.signature(func).bind(*args, **kwargs)
-        given.apply_defaults()
-        wanted, averaged = given.arguments["need_weights"], given.arguments["average_attn_weights"]
-        given.arguments.update(need_weights=True, average_attn_weights=False)
-        output, weights = func(*given.args, **given.kwargs)
-        # The weights are a view that nothing reads; gradients run through the tensor that it is a view of.
-        self._keep(weights if weights._base is None else weights._base)
-        return output, (weights.mean(-3) if averaged else weights) if wanted else None
-
-    def _scaled_dot_product(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        query, key = (args[i] if len(args) > i else kwargs[word] for i, word in enumerate(("query", "key")))
-        if query.ndim not in (3, 4) or query.shape[-2] != key.shape[-2]:
-            return func(*args, **kwargs)
-        weights, output = written_out(*args, **kwargs)
-        self._keep(weights)
-        return output
-
-
-def written_out(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """``F.scaled_dot_product_attention`` in its parts: softmax(q kᵀ · scale + mask), and that times v.
-
-    Dropout is left out: maps are of networks in evaluation.
-
-    Returns:
-        The weights (..., L, S) and the output (..., L, E).
-
-    Example:
-        >>> q, k, v = torch.rand(3, 1, 2, 4, 8)
-        >>> weights, output = written_out(q, k, v)
-        >>> torch.allclose(output, torch.nn.functional.scaled_dot_product_attention(q, k, v), atol=1e-6)
-        True
-    """
-    if enable_gqa:
-        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
-    logits = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
-    if is_causal:
-        attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
-    if attn_mask is not None:
-        logits = logits.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
-    weights = logits.softmax(-1)
-    return weights, weights @ value
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +50,7 @@ class Attention:
     nodes: tuple[Tensor, ...]
     streams: tuple[Tensor | None, ...]
     logits: Tensor
-    tail: Part
+    tail: RecordedFunction
     token_axis: int
     read: tuple[int, ...]
     prefix: int
@@ -161,7 +76,7 @@ class Attention:
             raise MethodError("the model computes its attention without gradients (torch.no_grad inside its forward); "
                               "use rollout, which needs none")  # fmt: skip
         try:
-            found = torch.autograd.grad(scores, nodes, retain_graph=not last, allow_unused=True)
+            gradients = torch.autograd.grad(scores, nodes, retain_graph=not last, allow_unused=True)
         except RuntimeError as error:
             if "inplace" not in str(error):
                 raise
@@ -169,7 +84,7 @@ class Attention:
                               "use rollout, which needs none") from error  # fmt: skip
         return [
             self._as_matrices(torch.zeros_like(node) if gradient is None else gradient)
-            for node, gradient in zip(nodes, found, strict=True)
+            for node, gradient in zip(nodes, gradients, strict=True)
         ]
 
     def scores_after(self, layer: int, score: Score) -> Tensor:
@@ -205,52 +120,53 @@ class Attention:
         return tensor.reshape(batch, -1, *tensor.shape[-2:]).to(self.dtype)
 
 
-def attention(passed: Pass, *, gradients: bool) -> Attention:
-    """Run the model of a pass once more, and keep its attention matrices.
+def run_with_attention(model: nn.Module, inputs: Tensor, split: Split, *, gradients: bool) -> Attention:
+    """Run a model once more, and keep its attention matrices.
 
     Args:
-        passed: the pass, of a transformer whose attention is among all cells of the final grid, class tokens or mean
-            pooling behind it (ViT, DeiT, DINO, BEiT).
+        model: a transformer whose attention is among all cells of the final grid, class tokens or mean pooling behind
+            it (ViT, DeiT, DINO, BEiT).
+        inputs: (B, C, *space).
+        split: where a pass of these inputs is cut.
         gradients: keep the graph, for gradients.
 
     Raises:
         MethodError: the model has no such attention, or the logits read its tokens in another way.
     """
-    given = passed.inputs.detach().clone().requires_grad_(gradients)
+    own = inputs.detach().clone().requires_grad_(gradients)
+    seen: list[_Seen] = []
     with torch.set_grad_enabled(gradients):
-        own = given.clone()  # a model may normalize its input in place
-        with Tape([own]) as tape, _Watch(tape) as watch:
-            output = passed.model(own)
-    steps, logits = tail_behind(tape, output, passed.split.dropped)
-    layers, length = _at_the_final_grid(watch.seen, passed)
-    if not layers or len(layers) < len(
-        watch.seen
-    ):  # attention elsewhere (windows, other resolutions) mixes cells unseen
-        raise _refused(passed, watch.seen)
+        own = own.clone()  # a model may normalize its input in place
+        with Tape([own]) as tape, ExplicitAttention(lambda node: seen.append(_Seen(node, len(tape.steps)))):
+            output = model(own)
+    steps, logits = tail_behind(tape, output, split.dropped)
+    layers, length = _at_the_final_grid(seen, split, len(own))
+    if not layers or len(layers) < len(seen):  # attention elsewhere (windows, other resolutions) mixes cells unseen
+        raise _refused(split, len(own), seen)
     spots = bottlenecks(steps, value_of(logits))
     after = _sums_after(layers, [(i, made) for i, made in spots if _is_sum(steps[i], len(own), length)], steps, tape)
     streams = tuple(None if spot is None else _kept(steps[spot[0]], spot[1]) for spot in after)
     if after[-1] is None or streams[-1] is None:
-        raise _refused(passed, watch.seen)
+        raise _refused(split, len(own), seen)
     start, tokens = after[-1][0], streams[-1]
-    tail = Part(tuple(steps[start + 1 :]), tokens, logits)
+    tail = RecordedFunction(tuple(steps[start + 1 :]), tokens, logits)
     token_axis = 1 if tokens.shape[:2] == (len(own), length) else 0
     values = [steps[i].tensors[made] for i, made in spots if i > start]
     read = _tokens_read(tail, values, token_axis)
-    grid = passed.split.layout.grid
+    grid = split.layout.grid
     prefix = length - math.prod(grid)
     by_class_tokens = bool(read) and max(read) < prefix
-    if not read or not (by_class_tokens or passed.split.pooling or _pooled([tokens, *values], read, token_axis)):
-        raise _refused(passed, watch.seen)
+    if not read or not (by_class_tokens or split.pooling or _pooled([tokens, *values], read, token_axis)):
+        raise _refused(split, len(own), seen)
     return Attention(tuple(one.node for one in layers), streams, logits, tail, token_axis, read, prefix, grid)
 
 
-def _at_the_final_grid(seen: Sequence[_Seen], passed: Pass) -> tuple[list[_Seen], int]:
+def _at_the_final_grid(seen: Sequence[_Seen], split: Split, batch: int) -> tuple[list[_Seen], int]:
     """Those matrices that are among all cells of the final grid, with the tokens before it; and their size.
 
     Where the features are known to have tokens before the grid, there are so many; else a few may have been left out.
     """
-    layout, batch = passed.split.layout, len(passed.inputs)
+    layout = split.layout
     cells = math.prod(layout.grid)
     sizes = range(cells + layout.prefix, cells + (layout.prefix or MOST_PREFIX_TOKENS) + 1)
     fitting = [
@@ -263,7 +179,7 @@ def _at_the_final_grid(seen: Sequence[_Seen], passed: Pass) -> tuple[list[_Seen]
     return [one for one in fitting if one.node.shape[-1] == size], size
 
 
-def _is_sum(step: Step, batch: int, length: int) -> bool:
+def _is_sum(step: TapeStep, batch: int, length: int) -> bool:
     """Whether a step adds two values of the pass, all tokens of it: where a residual branch meets the stream."""
     shape = tuple(step.tensors[0].shape)
     return (
@@ -275,25 +191,25 @@ def _is_sum(step: Step, batch: int, length: int) -> bool:
 
 
 def _sums_after(
-    layers: Sequence[_Seen], sums: Sequence[tuple[int, int]], steps: Sequence[Step], tape: Tape
+    layers: Sequence[_Seen], sums: Sequence[tuple[int, int]], steps: Sequence[TapeStep], tape: Tape
 ) -> list[tuple[int, int] | None]:
     """For each layer, the last sum before the next layer's attention: the tokens after its feed-forward part."""
     when = {id(step): index for index, step in enumerate(tape.steps)}
-    ends = [*(one.at for one in layers[1:]), len(tape.steps)]
-    found = []
-    for one, end in zip(layers, ends, strict=True):
-        within = [spot for spot in sums if one.at <= when[id(steps[spot[0]])] < end]
-        found.append(within[-1] if within else None)
-    return found
+    ends = [*(layer.at for layer in layers[1:]), len(tape.steps)]
+    last_sums = []
+    for layer, end in zip(layers, ends, strict=True):
+        within = [spot for spot in sums if layer.at <= when[id(steps[spot[0]])] < end]
+        last_sums.append(within[-1] if within else None)
+    return last_sums
 
 
-def _kept(step: Step, output: int) -> Tensor | None:
+def _kept(step: TapeStep, output: int) -> Tensor | None:
     """What a step made, unless later steps wrote over it."""
     tensor = step.tensors[output]
     return tensor if value_of(tensor) == step.outputs[output] else None
 
 
-def _tokens_read(tail: Part, before: Sequence[Tensor], token_axis: int) -> tuple[int, ...]:
+def _tokens_read(tail: RecordedFunction, before: Sequence[Tensor], token_axis: int) -> tuple[int, ...]:
     """The tokens at which the logits have a gradient; for a head of zeros, the last values before them with one."""
     for end in (tail.end, *reversed(before)):
         leaf = tail.start.detach().clone().requires_grad_()
@@ -324,11 +240,11 @@ def _pooled(values: Sequence[Tensor], read: Sequence[int], token_axis: int) -> b
     return False
 
 
-def _refused(passed: Pass, seen: Sequence[_Seen]) -> MethodError:
-    grid = "×".join(map(str, passed.split.layout.grid))
+def _refused(split: Split, batch: int, seen: Sequence[_Seen]) -> MethodError:
+    grid = "×".join(map(str, split.layout.grid))
     shapes = ", ".join(dict.fromkeys(str(tuple(one.node.shape)) for one in seen)) or "none"
     return MethodError(
         f"attention methods need every self-attention to be among all cells of the final grid {grid}, read by class "
         f"tokens alone or by mean pooling alone (ViT, DeiT, DINO); square attention matrices seen for a batch of "
-        f"{len(passed.inputs)}: {shapes}; use cam, gradcam or eigencam"
+        f"{batch}: {shapes}; use cam, gradcam or eigencam"
     )

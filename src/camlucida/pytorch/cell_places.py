@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from camlucida.errors import FeaturesNotFoundError
 from camlucida.pytorch.grid import Layout
 from camlucida.pytorch.head import find_pooling
-from camlucida.pytorch.recorded import Traced, some_layers
+from camlucida.pytorch.recorded import RecordedPass, some_layers
 from camlucida.pytorch.tape import Place, Tape
 
 _IN_PLACE = 0.75
@@ -34,7 +34,7 @@ class Look(NamedTuple):
     sharpness: float
 
 
-def choose_layout(run: Traced, index: int, output: int, layouts: list[Layout], gradient: Tensor) -> Layout:
+def choose_layout(run: RecordedPass, index: int, output: int, layouts: list[Layout], gradient: Tensor) -> Layout:
     """The layout that fits: by its axes' sizes, by where the gradient is constant, or by looking where a patch goes."""
     moved = any(step.name in _AXIS_MOVERS for step in run.steps[: index + 1])
     certain = len(layouts) == 1 and _has_axes(layouts[0]) and not moved
@@ -70,7 +70,7 @@ def _has_axes(layout: Layout) -> bool:
     return len(layout.spatial_axes) == len(layout.grid)
 
 
-def certain_layout(run: Traced, index: int, output: int, layouts: Sequence[Layout]) -> Layout | None:
+def certain_layout(run: RecordedPass, index: int, output: int, layouts: Sequence[Layout]) -> Layout | None:
     """The layout that is certain: changes show in place, or its axes' sizes fit and the head takes the mean of them."""
     best = layout_in_place(run, index, output, layouts)
     if best is None and len(layouts) == 1 and _has_axes(layouts[0]):
@@ -79,7 +79,7 @@ def certain_layout(run: Traced, index: int, output: int, layouts: Sequence[Layou
     return best
 
 
-def layout_in_place(run: Traced, index: int, output: int, layouts: Sequence[Layout]) -> Layout | None:
+def layout_in_place(run: RecordedPass, index: int, output: int, layouts: Sequence[Layout]) -> Layout | None:
     """The layout on which changes of the picture show sharply and in place."""
     return in_place(look(_seeing(run, index, output), run.batch, layouts))
 
@@ -105,7 +105,7 @@ def in_place(looks: Sequence[Look]) -> Layout | None:
     return best.layout if best is not None and best.place > _IN_PLACE else None
 
 
-def _seeing(run: Traced, index: int, output: int) -> See:
+def _seeing(run: RecordedPass, index: int, output: int) -> See:
     """How a recorded pass sees other inputs: its value at the ``output``-th tensor of step ``index``."""
     step = run.steps[index]
 

@@ -42,6 +42,10 @@ class Layout:
         """Features as (B, C, prefix + cells), prefix tokens first."""
         return features.movedim(self.channel_axis, 1).flatten(2)
 
+    def prefix_tokens(self, features: Tensor) -> Tensor:
+        """The tokens before the grid's, (B, C, prefix)."""
+        return self.tokens(features)[:, :, : self.prefix]
+
     def on_grid(self, features: Tensor) -> Tensor:
         """Features as (B, C, *grid), the prefix tokens left out."""
         cells = self.tokens(features)[:, :, self.prefix :]
@@ -57,7 +61,7 @@ class Layout:
         """Features in their own layout with the grid's cells taken from ``on_grid`` (B, C, *grid)."""
         tokens = on_grid.flatten(2)
         if self.prefix:
-            tokens = torch.cat((self.tokens(features)[:, :, : self.prefix], tokens), 2)
+            tokens = torch.cat((self.prefix_tokens(features), tokens), 2)
         moved = features.movedim(self.channel_axis, 1).shape
         return tokens.reshape(on_grid.shape[0], on_grid.shape[1], *moved[2:]).movedim(1, self.channel_axis)
 

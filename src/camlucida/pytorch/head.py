@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from camlucida.pytorch.grid import Layout
-from camlucida.pytorch.tape import Step, bottlenecks, replay
+from camlucida.pytorch.tape import TapeStep, bottlenecks, replay
 
 Kind = Literal["affine", "normalized", "nonlinear", "token"]
 """What stands between the features and the logits (see ``describe``)."""
@@ -25,10 +25,10 @@ DESCRIPTIONS: dict[Kind, str] = {
 _STATISTICS = {"var", "std", "norm", "vector_norm", "rsqrt", "sqrt", "normalize", "cosine_similarity"}
 
 
-class Pins:
+class FrozenStatistics:
     """Holds the scale statistics of normalizations (LayerNorm, GroupNorm, RMSNorm, L2) fixed while a head is replayed.
 
-    The first replay under a ``Pins`` measures them at its input; later ones use those. Centring is linear and stays.
+    The first replay measures them at its input; later ones use those. Centring is linear and stays.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Pins:
         self._next += 1
         return held
 
-    def __call__(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __call__(self, step: TapeStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The step's result with its statistics held, or NotImplemented for steps that have none."""
         name = step.name
         if name == "layer_norm":
@@ -100,31 +100,31 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Part:
+class RecordedFunction:
     """A stretch of recorded steps as a function from one recorded tensor to another."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[TapeStep, ...]
     start: Tensor
     end: Tensor
 
-    def __call__(self, x: Tensor, pins: Pins | None = None) -> Tensor:
+    def __call__(self, x: Tensor, statistics: FrozenStatistics | None = None) -> Tensor:
         """Replay on ``x`` in ``x``'s floating-point type (weights are cast to it where they differ)."""
-        if pins is not None:
-            pins.rewind()
+        if statistics is not None:
+            statistics.rewind()
         dtype = x.dtype if x.dtype != self.start.dtype else None
-        made = replay(self.steps, {id(self.start): x}, dtype=dtype, instead=pins)
+        made = replay(self.steps, {id(self.start): x}, dtype=dtype, instead=statistics)
         return made[id(self.end)]
 
-    def double_safe(self) -> Part:
+    def double_safe(self) -> RecordedFunction:
         """Casts written into the recording (``x.float()``) made neutral, so that it can run in float64."""
         return replace(self, steps=tuple(_without_cast(step) for step in self.steps))
 
-    def behind(self, index: int, output: int) -> Part:
+    def behind(self, index: int, output: int) -> RecordedFunction:
         """The stretch that begins at the ``output``-th tensor of step ``index``."""
-        return Part(self.steps[index + 1 :], self.steps[index].tensors[output], self.end)
+        return RecordedFunction(self.steps[index + 1 :], self.steps[index].tensors[output], self.end)
 
 
-def _without_cast(step: Step) -> Step:
+def _without_cast(step: TapeStep) -> TapeStep:
     cast = step.name in {"float", "half", "bfloat16", "double", "type_as"} or (
         step.name == "to" and any(isinstance(argument, torch.dtype) for argument in (*step.args, *step.kwargs.values()))
     )
@@ -146,7 +146,7 @@ class Pooling:
     divisor: int
 
 
-def find_pooling(head: Part, layout: Layout) -> Pooling | None:
+def find_pooling(head: RecordedFunction, layout: Layout) -> Pooling | None:
     """The value in ``head`` that is the mean or the sum of the features over the grid, if there is one.
 
     Found by comparing numbers, not names: (B, C, …) with as many elements as channels, equal to the mean or sum.
@@ -169,7 +169,7 @@ def find_pooling(head: Part, layout: Layout) -> Pooling | None:
 
 
 @torch.no_grad()
-def classify(head: Part, layout: Layout, pooling: Pooling | None) -> Kind:
+def classify(head: RecordedFunction, layout: Layout, pooling: Pooling | None) -> Kind:
     """What kind of function the head is, by evaluating it (float64 where its calls allow) on mixtures of inputs."""
     if pooling is None:
         return "nonlinear"
@@ -180,9 +180,9 @@ def classify(head: Part, layout: Layout, pooling: Pooling | None) -> Kind:
             point = pooled.to(dtype)
             if _is_affine(part, point, None, tolerance):
                 return "affine"
-            pins = Pins()
-            part(point, pins)
-            if len(pins) and _is_affine(part, point, pins, tolerance):
+            statistics = FrozenStatistics()
+            part(point, statistics)
+            if len(statistics) and _is_affine(part, point, statistics, tolerance):
                 return "normalized"
         except (RuntimeError, TypeError):
             continue  # a call in the head refuses this floating-point type
@@ -190,18 +190,18 @@ def classify(head: Part, layout: Layout, pooling: Pooling | None) -> Kind:
     return "nonlinear"
 
 
-def _is_affine(part: Part, point: Tensor, pins: Pins | None, tolerance: float) -> bool:
+def _is_affine(part: RecordedFunction, point: Tensor, statistics: FrozenStatistics | None, tolerance: float) -> bool:
     """Whether f(m·a + (1-m)·b) = m·f(a) + (1-m)·f(b), near and far, and f(0) is the same for all inputs."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(point.shape, generator=generator, dtype=torch.float64).to(point) * point.std().clamp_min(1e-6)
-    zero = part(torch.zeros_like(point), pins)
-    at_point = part(point, pins)
+    zero = part(torch.zeros_like(point), statistics)
+    at_point = part(point, statistics)
     scale = max(float((at_point - zero).abs().max()), float(at_point.abs().max()) * 1e-3, 1e-30)
     if float((zero - zero[:1]).abs().max()) > tolerance * scale:
         return False
     for other, mix in ((point.flip(0) + noise, 0.3), (-2 * point + 3 * noise, 0.6), (-noise, -0.7)):
-        mixed = part(mix * point + (1 - mix) * other, pins)
-        at_other = part(other, pins)
+        mixed = part(mix * point + (1 - mix) * other, statistics)
+        at_other = part(other, statistics)
         off = (mixed - mix * at_point - (1 - mix) * at_other).abs().max()
         if not float(off) <= tolerance * max(scale, float(at_other.abs().max())):
             return False

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from camlucida.pytorch.grid import Layout, candidates
-from camlucida.pytorch.head import Part
-from camlucida.pytorch.tape import Step, Value, bottlenecks, value_of
+from camlucida.pytorch.head import RecordedFunction
+from camlucida.pytorch.tape import TapeStep, Value, bottlenecks, value_of
 
 
 @dataclass(frozen=True)
-class Traced:
+class RecordedPass:
     """A recorded pass, for the search."""
 
     model: nn.Module
     batch: Tensor
-    steps: list[Step]
+    steps: list[TapeStep]
     logits: Tensor
 
     @property
@@ -28,7 +28,7 @@ class Traced:
         """The logits' value."""
         return value_of(self.logits)
 
-    def part(self, index: int, output: int) -> Part:
+    def part(self, index: int, output: int) -> RecordedFunction:
         """The steps from the ``output``-th tensor of step ``index`` to the logits."""
         start = self.steps[index].tensors[output]
         reached = {self.steps[index].outputs[output]}
@@ -38,7 +38,7 @@ class Traced:
             if inputs:
                 reached.update(step.outputs)
                 behind.append(replace(step, inputs=inputs))  # what comes from elsewhere is a constant here
-        return Part(tuple(behind), start, self.logits)
+        return RecordedFunction(tuple(behind), start, self.logits)
 
     def layouts(self, index: int, output: int) -> list[Layout]:
         """How that tensor could lie over the input."""
@@ -63,7 +63,7 @@ class Traced:
         return _gradient(replace(self.part(index, output), end=self.readout)).float()
 
 
-def _gradient(part: Part) -> Tensor:
+def _gradient(part: RecordedFunction) -> Tensor:
     leaf = part.start.detach().clone().requires_grad_()
     with torch.enable_grad():
         logits = part(leaf.clone())

@@ -15,8 +15,8 @@ from camlucida.errors import FeaturesNotFoundError, ModelError
 from camlucida.pytorch.cell_places import certain_layout, choose_layout, layout_in_place
 from camlucida.pytorch.grid import Layout
 from camlucida.pytorch.head import Kind, Pooling, classify, find_pooling
-from camlucida.pytorch.recorded import Traced, cells_read, only_prefix_read, some_layers
-from camlucida.pytorch.tape import Place, Step, Tape, bottlenecks, frontiers, on_the_way, tensors_in, value_of
+from camlucida.pytorch.recorded import RecordedPass, cells_read, only_prefix_read, some_layers
+from camlucida.pytorch.tape import Place, Tape, TapeStep, bottlenecks, frontiers, on_the_way, tensors_in, value_of
 from camlucida.targets import Activation
 
 _LAST_ACTIVATIONS: dict[str, Activation] = {"softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid"}
@@ -69,7 +69,12 @@ def logits_in(output: object) -> Tensor:
     raise ModelError(f"the model returned no logits of shape (batch, classes); it returned tensors of shapes {seen}")
 
 
-def tail_behind(tape: Tape, output: object, dropped: int) -> tuple[list[Step], Tensor]:
+def as_rows(logits: Tensor) -> Tensor:
+    """Logits (B, K), whatever axes of one they have or lack."""
+    return logits[:, None] if logits.ndim == 1 else logits.flatten(1)
+
+
+def tail_behind(tape: Tape, output: object, dropped: int) -> tuple[list[TapeStep], Tensor]:
     """The steps to the logits and the logits, with ``dropped`` final activations left out."""
     logits = logits_in(output)
     steps = on_the_way(tape.steps, value_of(logits))
@@ -90,7 +95,7 @@ class Recording:
         activation: what those are.
     """
 
-    run: Traced
+    run: RecordedPass
     named: tuple[Tensor, ...]
     dropped: int
     activation: Activation | None
@@ -105,7 +110,7 @@ class Recording:
         return Split(
             Place(step.func, step.nth, output), Place(run.steps[-1].func, run.steps[-1].nth, 0), layout,
             tuple(head.start.shape[1:]), tuple(step.name for step in head.steps), self.dropped, kind, pooling,
-            run.logits.flatten(1).shape[1] if run.logits.ndim > 1 else 1, self.activation,
+            as_rows(run.logits).shape[1], self.activation,
             run.readout is not run.logits,
         )  # fmt: skip
 
@@ -149,10 +154,10 @@ def record(model: nn.Module, batch: Tensor, layer: nn.Module | None = None) -> R
     while len(steps) > 1 and steps[-1].name in _LAST_ACTIVATIONS:
         activation = _LAST_ACTIVATIONS[steps[-1].name]
         steps, dropped = steps[:-1], dropped + 1
-    return Recording(Traced(model, batch, steps, steps[-1].tensors[0]), tuple(named), dropped, activation)
+    return Recording(RecordedPass(model, batch, steps, steps[-1].tensors[0]), tuple(named), dropped, activation)
 
 
-def search(run: Traced) -> tuple[int, int, Layout, bool]:
+def search(run: RecordedPass) -> tuple[int, int, Layout, bool]:
     """The last value that everything passes through, whose grid the logits read at more than one cell."""
     spots = bottlenecks(run.steps, run.end)
     whole: tuple[int, int, Layout] | None = None
@@ -198,7 +203,7 @@ def search(run: Traced) -> tuple[int, int, Layout, bool]:
     )
 
 
-def _branch(run: Traced, whole: tuple[int, int, Layout] | None) -> tuple[int, int, Layout] | None:
+def _branch(run: RecordedPass, whole: tuple[int, int, Layout] | None) -> tuple[int, int, Layout] | None:
     """The finest of the last grids, where a network goes on in branches that meet only in its head.
 
     Of several scales side by side (CrossViT, CoaT), or beside values without a place (the states of EfficientViM). The
@@ -238,14 +243,14 @@ def _branch(run: Traced, whole: tuple[int, int, Layout] | None) -> tuple[int, in
     return None
 
 
-def learned(run: Traced, whole: tuple[int, int, Layout] | None, spot: tuple[int, int]) -> bool:
+def learned(run: RecordedPass, whole: tuple[int, int, Layout] | None, spot: tuple[int, int]) -> bool:
     """Whether parameters are read on the way from one value to another."""
     index, output = spot
     way = on_the_way(run.steps[whole[0] + 1 if whole else 0 : index + 1], run.steps[index].outputs[output])
     return any(isinstance(tensor, nn.Parameter) for step in way for tensor in tensors_in((step.args, step.kwargs)))
 
 
-def _named(run: Traced, named: Sequence[Tensor]) -> tuple[int, int, Layout, bool]:
+def _named(run: RecordedPass, named: Sequence[Tensor]) -> tuple[int, int, Layout, bool]:
     for tensor in reversed(named):
         for index in range(len(run.steps) - 1, -1, -1):
             values = run.steps[index].outputs
@@ -265,7 +270,7 @@ def _named(run: Traced, named: Sequence[Tensor]) -> tuple[int, int, Layout, bool
 
 
 def _before_views(
-    run: Traced, spots: Sequence[tuple[int, int]], layouts: list[Layout], gradient: Tensor
+    run: RecordedPass, spots: Sequence[tuple[int, int]], layouts: list[Layout], gradient: Tensor
 ) -> tuple[int, int, list[Layout], Tensor]:
     """If flattened features are a mere view of an unflattened grid, take that: its axes leave nothing to guess."""
     index, output = spots[-1]

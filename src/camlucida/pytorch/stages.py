@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from camlucida.errors import FeaturesNotFoundError, TargetError
 from camlucida.pytorch.cell_places import choose_layout, layout_in_place
 from camlucida.pytorch.grid import Layout
-from camlucida.pytorch.recorded import Traced, cells_read
+from camlucida.pytorch.recorded import RecordedPass, cells_read
 from camlucida.pytorch.split import Split, learned, record, search, trace
 from camlucida.pytorch.tape import bottlenecks
 
@@ -139,7 +139,7 @@ def _known(layout: Layout, found: Sequence[tuple[int, int, Layout, bool]]) -> bo
     return any(max(cells, one) < _SAME * min(cells, one) for one in (math.prod(spot[2].grid) for spot in found))
 
 
-def _layout(run: Traced, index: int, output: int, layouts: list[Layout]) -> Layout | None:
+def _layout(run: RecordedPass, index: int, output: int, layouts: list[Layout]) -> Layout | None:
     """The layout of a value, if it is a grid that the logits read at more than one cell."""
     gradient = run.gradient(index, output)
     reading = [one for one in layouts if cells_read(one, gradient) > 1]

@@ -7,7 +7,6 @@ values of the same tensor.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -34,7 +33,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Step:
+class TapeStep:
     """One recorded call: ``func(*args, **kwargs)`` made ``outputs`` from ``inputs``.
 
     ``tensors`` carry the outputs: first those in the call's result, then the arguments that it changed in place
@@ -85,6 +84,19 @@ def replaced(thing: Any, old_to_new: dict[int, Tensor]) -> Any:
     return tree_map_only(Tensor, lambda tensor: old_to_new.get(id(tensor), tensor), thing)
 
 
+class CallCounter:
+    """Counts the calls of each function in one pass, so that a ``Place`` is recognized when its turn has come."""
+
+    def __init__(self) -> None:
+        self._calls: dict[Callable[..., Any], int] = {}
+
+    def count(self, func: Callable[..., Any]) -> int:
+        """How often it was called before this call."""
+        nth = self._calls.get(func, 0)
+        self._calls[func] = nth + 1
+        return nth
+
+
 class Tape(TorchFunctionMode):
     """Records the calls that depend on given tensors; optionally swaps one of the values on its way.
 
@@ -96,22 +108,21 @@ class Tape(TorchFunctionMode):
 
     def __init__(self, sources: Sequence[Tensor], cut: Place | None = None) -> None:
         super().__init__()
-        self.steps: list[Step] = []
+        self.steps: list[TapeStep] = []
         self.alive: list[Tensor] = list(sources)  # keeps identities unique
         self.dependent: set[Value] = {value_of(source) for source in sources} if cut is None else set()
         self.cut = cut
         self.original: Tensor | None = None
         self.passed_on: Tensor | None = None
         self._swaps: dict[int, Tensor] = {}
-        self._calls: Counter[Callable[..., Any]] = Counter()
+        self._calls = CallCounter()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Run the call, keep it if it depends on the sources, cut if its turn has come."""
         kwargs = kwargs or {}
-        nth = self._calls[func]
-        self._calls[func] += 1
+        nth = self._calls.count(func)
         if self.cut is not None and self.passed_on is None and (func is not self.cut.func or nth != self.cut.nth):
             return func(*args, **kwargs)
         if self._swaps:
@@ -132,7 +143,7 @@ class Tape(TorchFunctionMode):
             self.dependent.update(values)
             self.alive += made
             kept = tuple(list(one) if isinstance(one, list) else one for one in args)  # the network may extend its list
-            self.steps.append(Step(func, nth, kept, kwargs, inputs, values, tuple(made), changed))
+            self.steps.append(TapeStep(func, nth, kept, kwargs, inputs, values, tuple(made), changed))
         return result
 
     def _swap(self, result: Any, made: list[Tensor]) -> Any:
@@ -147,11 +158,11 @@ class Tape(TorchFunctionMode):
 
 
 def replay(
-    steps: Sequence[Step],
+    steps: Sequence[TapeStep],
     given: Mapping[int, Tensor],
     *,
     dtype: torch.dtype | None = None,
-    instead: Callable[[Step, tuple[Any, ...], dict[str, Any]], Any] | None = None,
+    instead: Callable[[TapeStep, tuple[Any, ...], dict[str, Any]], Any] | None = None,
 ) -> dict[int, Tensor]:
     """Run recorded steps again on other tensors.
 
@@ -184,7 +195,7 @@ def replay(
     return now
 
 
-def on_the_way(steps: Sequence[Step], end: Value) -> list[Step]:
+def on_the_way(steps: Sequence[TapeStep], end: Value) -> list[TapeStep]:
     """The steps that ``end`` depends on, in order."""
     wanted = {end}
     kept = []
@@ -195,7 +206,7 @@ def on_the_way(steps: Sequence[Step], end: Value) -> list[Step]:
     return kept[::-1]
 
 
-def frontiers(steps: Sequence[Step], end: Value) -> Iterator[tuple[int, tuple[Value, ...]]]:
+def frontiers(steps: Sequence[TapeStep], end: Value) -> Iterator[tuple[int, tuple[Value, ...]]]:
     """After each step, the values made so far that later steps on the way to ``end`` still read.
 
     Args:
@@ -218,7 +229,7 @@ def frontiers(steps: Sequence[Step], end: Value) -> Iterator[tuple[int, tuple[Va
             yield index, tuple(still_read)
 
 
-def bottlenecks(steps: Sequence[Step], end: Value) -> list[tuple[int, int]]:
+def bottlenecks(steps: Sequence[TapeStep], end: Value) -> list[tuple[int, int]]:
     """The values through which every path from the sources to ``end`` leads, first to last.
 
     Returns:

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from camlucida.errors import ModelError
-from camlucida.pytorch.engine import Pass, TorchEngine
+from camlucida.pytorch.engine import TorchEngine
 from camlucida.pytorch.grid import Layout
 from camlucida.pytorch.head import DESCRIPTIONS
-from camlucida.pytorch.tape import Place, tensors_in
+from camlucida.pytorch.split import as_rows
+from camlucida.pytorch.tape import CallCounter, Place, tensors_in
+from camlucida.pytorch.torch_pass import TorchPass
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ class WithMaps(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, *space) to logits (B, K) and maps (B, K, *grid), logits per cell."""
-        with _Grab(self._places) as grab:
+        with _KeptTensors(self._places) as kept:
             self.net(images)
-        features, logits = grab.found
+        features, logits = kept.tensors
         if features is None or logits is None:
             raise ModelError(
                 "the model took another way than the one with_maps saw; call with_maps again for this input"
@@ -65,25 +67,24 @@ class WithMaps(nn.Module):
         maps = torch.matmul(self.weight.flatten(1).to(cells.dtype), cells) / divisor
         if self._statistic is not None:
             maps = maps * self._statistic(cells.sum(2) / divisor)[:, :, None]
-        return logits.flatten(1), maps.reshape(*maps.shape[:2], *self._layout.grid_of(features))
+        return as_rows(logits), maps.reshape(*maps.shape[:2], *self._layout.grid_of(features))
 
 
-class _Grab(TorchFunctionMode):
+class _KeptTensors(TorchFunctionMode):
     """Keeps the tensors made at given places of a pass."""
 
     def __init__(self, places: tuple[Place, ...]) -> None:
         super().__init__()
         self.places = places
-        self.found: list[Any] = [None] * len(places)
-        self._calls = [0] * len(places)
+        self.tensors: list[Tensor | None] = [None] * len(places)
+        self._calls = CallCounter()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        nth = self._calls.count(func)
         result = func(*args, **(kwargs or {}))
         for i, place in enumerate(self.places):
-            if func is place.func:
-                if self._calls[i] == place.nth:
-                    self.found[i] = list(tensors_in(result))[place.output]
-                self._calls[i] += 1
+            if func is place.func and nth == place.nth:
+                self.tensors[i] = list(tensors_in(result))[place.output]
         return result
 
 
@@ -113,13 +114,13 @@ def with_maps(net: nn.Module, example: Tensor | None = None, *, layer: str | nn.
     """
     engine = TorchEngine(net, layer)
     batch = torch.randn(2, *_input_size(net)) if example is None else example
-    passed = engine.run(batch)
-    split = passed.split
+    forward_pass = engine.run(batch)
+    split = forward_pass.split
     if split.pooling is None or split.kind not in ("affine", "normalized"):
         raise ModelError(f"with_maps needs an affine head; this one is {DESCRIPTIONS[split.kind]}; use explain instead")
-    pooled, head = passed.pooled_head()
+    pooled, head = forward_pass.pooled_head()
     weight, bias = _affine_of(head, pooled)
-    statistic = _statistic_of(passed, pooled, weight) if split.kind == "normalized" else None
+    statistic = _statistic_of(forward_pass, pooled, weight) if split.kind == "normalized" else None
     if statistic is not None:
         weight = weight / statistic(pooled)[:, :, None]
     _check_same(weight)
@@ -143,9 +144,9 @@ def _affine_of(head: Callable[[Tensor], Tensor], pooled: Tensor) -> tuple[Tensor
     return columns.permute(1, 2, 0), bias[0]
 
 
-def _statistic_of(passed: Pass, pooled: Tensor, weight: Tensor) -> Statistic:
+def _statistic_of(forward_pass: TorchPass, pooled: Tensor, weight: Tensor) -> Statistic:
     """The normalization behind the pooling whose scale explains how the matrices of different pictures differ."""
-    for step in passed.steps_behind_pooling():
+    for step in forward_pass.steps_behind_pooling():
         if step.name in ("layer_norm", "group_norm", "rms_norm", "normalize"):
             eps = step.kwargs.get("eps", 1e-12 if step.name == "normalize" else 1e-5)
             floats = [argument for argument in step.args[1:] if isinstance(argument, float)]

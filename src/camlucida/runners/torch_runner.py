@@ -1,4 +1,4 @@
-"""The torch engine behind the common interface: arrays or tensors in, NumPy maps out."""
+"""Run a method on a torch classifier: arrays or tensors in, NumPy maps out."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from camlucida.methods.forward_pass import Maps
 from camlucida.methods.fusion import UNIT, fused
 from camlucida.methods.registry import Method
 from camlucida.pytorch.engine import TorchEngine
@@ -17,6 +18,7 @@ from camlucida.pytorch.head import DESCRIPTIONS
 from camlucida.pytorch.split import Split
 from camlucida.pytorch.stages import Layers
 from camlucida.pytorch.state import evaluating
+from camlucida.runners.arrays import map_batch, to_array, to_tensor
 from camlucida.runners.runner import Facts, MapBatch
 from camlucida.targets import Classes, choose
 
@@ -34,31 +36,24 @@ class TorchRunner:
     def explain(self, batch: Any, classes: Classes, class_names: Sequence[str] | None) -> MapBatch:
         """One pass a layer, then the method on what it left."""
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.engine.model):
-            given = _tensor(batch)
-            passed = self.engine.run(given)
-            logits = _array(passed.logits)
-            targets = choose(classes, passed.logits, class_names)
-            maps, bias, explained = self.method.compute(passed, targets)
-            splits, unit = self.engine.prepare(given) if self.engine.fuses else (passed.split,), ""
+            inputs = to_tensor(batch)
+            forward_pass = self.engine.run(inputs)
+            targets = choose(classes, forward_pass.logits, class_names)
+            maps = self.method.compute(forward_pass, targets)
+            splits, unit = self.engine.prepare(inputs) if self.engine.fuses else (forward_pass.split,), ""
             if len(splits) > 1:
-                others = (self.engine.run(given, at) for at in range(len(splits) - 1))
-                maps, bias = fused([*(self.method.compute(other, targets).maps for other in others), maps]), None
-                unit = UNIT
-            scores = _array(targets.of(passed.logits) if explained is None else explained)
-            missing = np.full(scores.shape, np.nan, np.float32)
-            facts = _facts(splits)
-            return MapBatch(
-                logits, targets, scores, _array(maps), missing if bias is None else _array(bias), facts, unit
-            )
+                others = (self.engine.run(inputs, at) for at in range(len(splits) - 1))
+                every = [*(self.method.compute(other, targets).maps for other in others), maps.maps]
+                maps, unit = Maps(fused(every), None, maps.scores), UNIT
+            return map_batch(forward_pass.logits, targets, maps, _facts(splits), unit)
 
     def predict(self, batch: Any) -> NDArray[np.float32]:
         """A plain forward pass."""
-        logits: NDArray[np.float32] = _array(self.engine.predict(_tensor(batch)))
-        return logits
+        return to_array(self.engine.predict(to_tensor(batch)))
 
     def facts(self, batch: Any) -> Facts:
         """What the split says."""
-        return _facts(self.engine.prepare(_tensor(batch)))
+        return _facts(self.engine.prepare(to_tensor(batch)))
 
 
 def _facts(splits: Sequence[Split]) -> Facts:
@@ -67,11 +62,3 @@ def _facts(splits: Sequence[Split]) -> Facts:
     features = " + ".join(f"{split.layout.name} {'×'.join(map(str, split.shape))}" for split in splits)
     finest = tuple(max(sizes) for sizes in zip(*(split.layout.grid for split in splits), strict=True))
     return Facts(DESCRIPTIONS[last.kind], features, finest, last.classes, last.activation)
-
-
-def _tensor(batch: Any) -> Tensor:
-    return batch if isinstance(batch, Tensor) else torch.from_numpy(np.ascontiguousarray(batch))
-
-
-def _array(tensor: Tensor) -> Any:
-    return tensor.detach().float().cpu().numpy()

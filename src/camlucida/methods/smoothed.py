@@ -6,16 +6,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from camlucida.errors import MethodError
-from camlucida.methods.registry import Compute, Maps, Method, find_method
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from camlucida.pytorch.engine import Pass
-    from camlucida.targets import Targets
+from camlucida.methods.forward_pass import Compute, ForwardPass, Maps
+from camlucida.methods.registry import Method, find_method
+from camlucida.targets import Targets
 
 
 def smoothed(method: str | Compute, *, flips: bool = True, gains: Sequence[float] = (0.9, 1.0, 1.1)) -> Compute:
@@ -65,24 +63,23 @@ class Smoothed:
         """Of the maps."""
         return self.method.unit
 
-    def __call__(self, passed: Pass, targets: Targets) -> Maps:
+    def __call__(self, forward_pass: ForwardPass, targets: Targets) -> Maps:
         """Maps (B, T, *grid), the bias (B, T) if the method gives one, and the mean scores (B, T)."""
         parts = [
-            self._seen(passed, targets, *how) for how in itertools.product(self.gains, (False, True)[: 1 + self.flips])
+            self._seen(forward_pass, targets, *how)
+            for how in itertools.product(self.gains, (False, True)[: 1 + self.flips])
         ]
         biases = [part.bias for part in parts if part.bias is not None]
         scores = [part.scores for part in parts if part.scores is not None]
         return Maps(_mean([part.maps for part in parts]), _mean(biases) if biases else None, _mean(scores))
 
-    def _seen(self, passed: Pass, targets: Targets, gain: float, flip: bool) -> Maps:
-        inputs = passed.inputs.flip(-1) if flip else passed.inputs
-        other = passed if gain == 1 and not flip else passed.again(inputs * gain)
+    def _seen(self, forward_pass: ForwardPass, targets: Targets, gain: float, flip: bool) -> Maps:
+        inputs = forward_pass.inputs.flip(-1) if flip else forward_pass.inputs
+        other = forward_pass if gain == 1 and not flip else forward_pass.again(inputs * gain)
         made = self.method.compute(other, targets)
         scores = targets.of(other.logits) if made.scores is None else made.scores
         return Maps(made.maps.flip(-1) if flip else made.maps, made.bias, scores)
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:
-    import torch
-
     return torch.stack([tensor.detach() for tensor in tensors]).mean(0)

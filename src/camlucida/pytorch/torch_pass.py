@@ -1,0 +1,182 @@
+"""One forward pass of a torch classifier, cut at its features, with the head as a function on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from camlucida.errors import ModelError
+from camlucida.pytorch.attention_weights import Attention, run_with_attention
+from camlucida.pytorch.head import DESCRIPTIONS, FrozenStatistics, Pooling, RecordedFunction
+from camlucida.pytorch.split import Split, as_rows, logits_in, tail_behind
+from camlucida.pytorch.tape import Tape, TapeStep
+from camlucida.targets import Score
+
+
+class TorchPass:
+    """What one forward pass left behind: logits, features on their grid, and the head as a function.
+
+    Everything is float32 (float64 for float64 models), whatever the model computed in; the backbone ran without
+    gradients, the head with them. It fulfils ``methods.forward_pass.ForwardPass``.
+
+    Attributes:
+        logits: (B, K), detached.
+        features: (B, C, *grid), detached: the last spatial features, prefix tokens left out.
+        split: where the cut was, and what kind of head stands behind it.
+        inputs: (B, C, *space), the preprocessed inputs, in the model's own floating-point type.
+        model: what ran, in evaluation mode while a method computes.
+    """
+
+    def __init__(
+        self, split: Split, original: Tensor, head: RecordedFunction, logits: Tensor, inputs: Tensor, model: nn.Module,
+        run: Callable[[Tensor], TorchPass],
+    ) -> None:  # fmt: skip
+        precise = torch.float64 if original.dtype == torch.float64 else torch.float32
+        self.split = split
+        self.logits = as_rows(logits.detach().to(precise))
+        self._with_prefix = original.detach().to(precise)
+        self.features = split.layout.on_grid(self._with_prefix)
+        self._head = head
+        self.inputs, self.model = inputs, model
+        self._run = run
+
+    @property
+    def prefix_tokens(self) -> Tensor:
+        """The tokens before the grid, (B, C, prefix)."""
+        return self.split.layout.prefix_tokens(self._with_prefix)
+
+    @cached_property
+    def fast_format(self) -> torch.memory_format:
+        """How many inputs are best laid out in memory: channels last where CPU convolutions run faster so (float32
+        pictures; measured 1.3 to 1.4 times on a ResNet-50) and the model takes it, which one pass tries.
+        """
+        if self.inputs.ndim == 4 and self.inputs.device.type == "cpu" and self.inputs.dtype == torch.float32:
+            try:
+                self.predict(self.inputs[:1].contiguous(memory_format=torch.channels_last))
+            except RuntimeError:  # the model views its features as if channels came first
+                return torch.contiguous_format
+            return torch.channels_last
+        return torch.contiguous_format
+
+    # --- the model again, on other inputs -----------------------------------------------------------------------------
+
+    def again(self, inputs: Tensor) -> TorchPass:
+        """The pass of other inputs (N, C, *space) of this one's size, cut at the same place."""
+        return self._run(inputs)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (N, K) of other inputs (N, C, *space) by a pass of the whole model; a final activation is left out.
+
+        Differentiable where gradients are on.
+        """
+        own = inputs.clone()  # a model may normalize its input in place
+        if not self.split.dropped:
+            return as_rows(logits_in(self.model(own))).to(self.logits.dtype)
+        with Tape([own]) as tape:
+            output = self.model(own)
+        return as_rows(tail_behind(tape, output, self.split.dropped)[1]).to(self.logits.dtype)
+
+    def predict(self, inputs: Tensor, most: int = 32) -> Tensor:
+        """Logits (N, K) of other inputs (N, C, *space), by plain forward passes of at most ``most`` inputs."""
+        with torch.no_grad():
+            return torch.cat([self.forward(part) for part in torch.split(inputs, most)])
+
+    def input_gradients(self, score: Score, inputs: Tensor | None = None) -> Tensor:
+        """Gradients (B, T, C, *space) of scores with respect to the inputs (or others of their shape).
+
+        Runs backward through the whole network, whose parameters get no gradient.
+        """
+        leaf = (self.inputs if inputs is None else inputs).detach().clone().requires_grad_()
+        with torch.enable_grad():
+            scores = score(self.forward(leaf))
+        return torch.stack(list(each_gradient_of(scores, leaf)), 1)
+
+    def attention(self, *, gradients: bool) -> Attention:
+        """The attention matrices of one more pass; see ``attention_weights.run_with_attention``."""
+        return run_with_attention(self.model, self.inputs, self.split, gradients=gradients)
+
+    # --- the head, on other features ----------------------------------------------------------------------------------
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits (B, K) of other features (B, C, *grid); prefix tokens stay as they were. Differentiable."""
+        return as_rows(self._head(self.split.layout.put(self._with_prefix, features)))
+
+    def frozen_statistics(self) -> FrozenStatistics:
+        """The scale statistics of the head's normalizations at this pass's features."""
+        statistics = FrozenStatistics()
+        with torch.no_grad():
+            self._head(self._with_prefix, statistics)
+        return statistics
+
+    def gradients(self, score: Score, statistics: FrozenStatistics | None = None) -> tuple[Tensor, Tensor]:
+        """Gradients of scores with respect to all features, with the normalization ``statistics`` frozen if given.
+
+        Returns:
+            On the grid, (B, T, C, *grid), and of the prefix tokens, (B, T, C, prefix).
+        """
+        on_grid, prefix = zip(*self.each_gradient(score, statistics), strict=True)
+        return torch.stack(on_grid, 1), torch.stack(prefix, 1)
+
+    def each_gradient(
+        self, score: Score, statistics: FrozenStatistics | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The gradients of one score after the other, so that all need not be held at once (see ``gradients``).
+
+        Yields:
+            On the grid, (B, C, *grid), and of the prefix tokens, (B, C, prefix).
+        """
+        leaf = self._with_prefix.clone().requires_grad_()
+        with torch.enable_grad():
+            scores = score(as_rows(self._head(leaf.clone(), statistics)))
+        layout = self.split.layout
+        for gradient in each_gradient_of(scores, leaf):
+            yield layout.on_grid(gradient), layout.prefix_tokens(gradient)
+
+    def at_zero(self, score: Score, statistics: FrozenStatistics | None = None) -> Tensor:
+        """The scores (B, T) of features that are zero everywhere, with ``statistics`` frozen if given."""
+        with torch.no_grad():
+            return score(as_rows(self._head(torch.zeros_like(self._with_prefix), statistics)))
+
+    def steps_behind_pooling(self) -> tuple[TapeStep, ...]:
+        """The recorded calls from the pooled vector to the logits."""
+        return () if self.split.pooling is None else self._behind(self.split.pooling).steps
+
+    def pooled_head(self, *, frozen: bool = True) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The pooled vector (B, C) and the head behind it, with normalization statistics frozen at this pass's.
+
+        Only for splits that have a pooling; ``frozen=False`` gives the head as it is, statistics and all.
+        """
+        pooling = self.split.pooling
+        if pooling is None:
+            raise ModelError(f"this head has no mean or sum pooling ({DESCRIPTIONS[self.split.kind]})")
+        behind = self._behind(pooling)
+        shape = behind.start.shape
+        pooled = self.features.flatten(2).sum(2) / pooling.divisor
+        statistics = FrozenStatistics() if frozen and self.split.kind == "normalized" else None
+        if statistics is not None:
+            with torch.no_grad():
+                behind(pooled.reshape(shape), statistics)
+
+        def head(vectors: Tensor) -> Tensor:
+            return as_rows(behind(vectors.reshape(shape), statistics))
+
+        return pooled, head
+
+    def _behind(self, pooling: Pooling) -> RecordedFunction:
+        return self._head.behind(pooling.index, pooling.output)
+
+
+def each_gradient_of(scores: Tensor, leaf: Tensor) -> Iterator[Tensor]:
+    """The gradient of one column of scores (B, T) after the other with respect to ``leaf``, each of its shape."""
+    if not scores.requires_grad:
+        yield from (torch.zeros_like(leaf) for _ in range(scores.shape[1]))
+        return
+    with torch.enable_grad():
+        columns = scores.sum(0).unbind()
+    for t, column in enumerate(columns):
+        more = t < len(columns) - 1
+        (gradient,) = torch.autograd.grad(column, leaf, retain_graph=more, allow_unused=True)
+        yield torch.zeros_like(leaf) if gradient is None else gradient
