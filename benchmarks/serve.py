@@ -166,10 +166,10 @@ def serve(batch: int, threads: int | None) -> None:
     """The server with its default limits, but a shorter one for slow bodies, so that more of them fit into the time."""
     from camlucida.serve.app import create_app
     from camlucida.serve.listening import serve
-    from camlucida.serve.settings import Settings
+    from camlucida.serve.settings import ServerSettings
 
-    settings = Settings(port=0, batch=batch, threads=threads, body_timeout=3)
-    serve(create_app(settings=settings), settings, lambda address: print(address.rpartition(":")[2], flush=True))
+    settings = ServerSettings(port=0, batch=batch, threads=threads, body_timeout=3)
+    serve(create_app(settings=settings), lambda address: print(address.rpartition(":")[2], flush=True))
 
 
 @contextlib.contextmanager

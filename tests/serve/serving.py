@@ -21,7 +21,7 @@ from camlucida.models import Model
 from camlucida.runners.runner import Facts, MapBatch
 from camlucida.serve.app import create_app
 from camlucida.serve.listening import listen, server_of
-from camlucida.serve.settings import Settings
+from camlucida.serve.settings import ServerSettings
 from camlucida.targets import choose
 
 
@@ -99,9 +99,9 @@ def received(one: socket.socket) -> bytes:
 
 @contextlib.contextmanager
 def running(model: Any = None, **limits: Any) -> Iterator[Running]:
-    settings = Settings(port=0, **limits)
+    settings = ServerSettings(port=0, **limits)
     app = create_app(model, settings)
-    server = server_of(app, settings)
+    server = server_of(app)
     with listen(settings) as opened:
         port = opened.getsockname()[1]
         thread = threading.Thread(target=server.run, args=([opened],))

@@ -14,10 +14,10 @@ from serving import picture
 from typer.testing import CliRunner
 
 from camlucida.errors import ServeError
-from camlucida.export.exporting import Options, export
+from camlucida.export.exporting import ExportOptions, export
 from camlucida.serve import listening as run
 from camlucida.serve.app import create_app
-from camlucida.serve.settings import Settings
+from camlucida.serve.settings import ServerSettings
 from onnx_files import plain_demo
 
 WRONG = {
@@ -37,23 +37,23 @@ WRONG = {
 @pytest.mark.parametrize(("fields", "words"), WRONG.values(), ids=WRONG)
 def test_settings(fields, words):
     with pytest.raises(ServeError, match=words):
-        Settings(**fields)
+        ServerSettings(**fields)
 
 
 def test_token_is_not_shown():
-    assert "s3cret" not in repr(Settings(token="s3cret"))
+    assert "s3cret" not in repr(ServerSettings(token="s3cret"))
 
 
 @pytest.mark.parametrize(
     ("host", "loopback"), [("127.0.0.1", True), ("::1", True), ("0.0.0.0", False), ("example.org", False)]
 )
 def test_loopback(host, loopback):
-    assert Settings(host=host).loopback is loopback
+    assert ServerSettings(host=host).loopback is loopback
 
 
 def test_a_file_of_the_likeliest_classes_alone_is_refused(tmp_path):
     pytest.importorskip("onnx")
-    export(plain_demo(tmp_path / "plain.onnx"), tmp_path / "top.onnx", Options(top=3))
+    export(plain_demo(tmp_path / "plain.onnx"), tmp_path / "top.onnx", ExportOptions(top=3))
     with pytest.raises(ServeError, match=r"top.onnx: has the maps of the likeliest 3 classes alone, .* without --top"):
         create_app(tmp_path / "top.onnx")
 
@@ -64,12 +64,12 @@ def test_port_taken():
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(ServeError, match=rf"127.0.0.1:{port}: cannot listen there \(Address already in use\)"):
-            run.listen(Settings(port=port))
+            run.listen(ServerSettings(port=port))
 
 
 def test_no_such_host():
     with pytest.raises(ServeError, match="cannot listen there"):
-        run.listen(Settings(host="host.invalid"))
+        run.listen(ServerSettings(host="host.invalid"))
 
 
 @pytest.mark.parametrize(("arguments", "warned"), [([], False), (["--host", "0.0.0.0"], True),
@@ -80,7 +80,7 @@ def test_warning(monkeypatch, arguments, warned):
     from camlucida.cli.serve import serve
 
     seen = []
-    monkeypatch.setattr(run, "serve", lambda app, settings, ready: seen.append(settings))
+    monkeypatch.setattr(run, "serve", lambda app, ready: seen.append(app.state.settings))
     command = typer.Typer()
     command.command()(serve)
     result = CliRunner().invoke(command, [*arguments, "--max-body", "3", "--max-pixels", "2", "--batch", "4"])

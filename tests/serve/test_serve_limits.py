@@ -14,7 +14,7 @@ import pytest
 import uvicorn.protocols.http.h11_impl
 from serving import Held, picture, post, problem, received, refused, running, wait_until
 
-from camlucida.serve import protocol
+from camlucida.serve import http_protocol
 
 HEAD = b"POST /v1/explain HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
 
@@ -28,7 +28,7 @@ def held():
 def each_protocol(request, monkeypatch):
     """With httptools where it is installed, and without it."""
     if request.param == "h11":
-        monkeypatch.setattr(protocol, "Fastest", uvicorn.protocols.http.h11_impl.H11Protocol)
+        monkeypatch.setattr(http_protocol, "Fastest", uvicorn.protocols.http.h11_impl.H11Protocol)
 
 
 def form(image: bytes, classes: str = "3") -> bytes:
@@ -47,7 +47,7 @@ def test_batching(demo):
         def ask(i):
             return post(client, picture(i), **asks[i % 4]).json()
 
-        before = demo.app.state.engine.under_way
+        before = demo.app.state.batcher.under_way
         with ThreadPoolExecutor(24) as pool:
             together = list(pool.map(ask, range(24)))
     assert before == 0
@@ -55,7 +55,7 @@ def test_batching(demo):
         assert [row["id"] for row in one["classes"]] == [row["id"] for row in other["classes"]]
         assert [row["box"] for row in one["classes"]] == [row["box"] for row in other["classes"]]
         assert [row["logit"] for row in one["classes"]] == pytest.approx([row["logit"] for row in other["classes"]])
-    counts = {s.name: s.value for family in demo.app.state.meters.batches.collect() for s in family.samples}
+    counts = {s.name: s.value for family in demo.app.state.metrics.batches.collect() for s in family.samples}
     assert counts["camlucida_batch_pictures_sum"] > counts["camlucida_batch_pictures_count"]
 
 
@@ -65,8 +65,8 @@ def test_groups_and_full_batches(held):
         first = pool.submit(post, client, picture(0), classes="1")
         assert held.begun.acquire(timeout=20)
         later = [pool.submit(post, client, picture(i), classes="1" if i < 4 else "cat") for i in range(1, 7)]
-        engine = server.app.state.engine
-        wait_until(lambda: len(engine._ready) == 6)
+        batcher = server.app.state.batcher
+        wait_until(lambda: len(batcher._ready) == 6)
         held.open.set()
         assert {one.result().status_code for one in (first, *later)} == {200}
     sizes = [size for size, _ in held.runs]
@@ -79,7 +79,7 @@ def test_groups_and_full_batches(held):
 def test_full_queue(held):
     with running(held.model(), queue=2) as server, server.client() as client, ThreadPoolExecutor(4) as pool:
         inside = [pool.submit(post, client, picture(i)) for i in range(2)]
-        wait_until(lambda: server.app.state.engine.under_way == 2)
+        wait_until(lambda: server.app.state.batcher.under_way == 2)
         said = post(client)
         assert problem(said, 503) == "the server is busy; try again in a moment"
         assert said.headers["retry-after"] == "1"
@@ -92,7 +92,7 @@ def test_full_queue(held):
 def test_one_client_too_many(held):
     with running(held.model(), per_client=2) as server, server.client() as client, ThreadPoolExecutor(4) as pool:
         inside = [pool.submit(post, client, picture(i)) for i in range(2)]
-        wait_until(lambda: server.app.state.engine.under_way == 2)
+        wait_until(lambda: server.app.state.batcher.under_way == 2)
         said = post(client)
         assert problem(said, 429) == "you have 2 requests under way, as many as are allowed; wait"
         assert said.headers["retry-after"] == "1"
@@ -105,7 +105,7 @@ def test_answer_too_late(held):
     with running(held.model(), timeout=0.2) as server, server.client() as client:
         assert "the answer took longer than 0.2 seconds" in problem(post(client), 504)
         held.open.set()
-        wait_until(lambda: server.app.state.engine.under_way == 0)
+        wait_until(lambda: server.app.state.batcher.under_way == 0)
         assert post(client).status_code == 200
 
 
@@ -116,13 +116,13 @@ def test_client_leaves(held, each_protocol):
         assert held.begun.acquire(timeout=20)
         for _ in range(3):
             with server.connect() as one:
-                waiting = len(server.app.state.engine._ready)
+                waiting = len(server.app.state.batcher._ready)
                 one.sendall(form(picture()))
-                wait_until(lambda before=waiting: len(server.app.state.engine._ready) > before)
-        wait_until(lambda: all(ready.job.gone for ready in server.app.state.engine._ready))
+                wait_until(lambda before=waiting: len(server.app.state.batcher._ready) > before)
+        wait_until(lambda: all(ready.job.abandoned for ready in server.app.state.batcher._ready))
         held.open.set()
         assert first.result().status_code == 200
-        wait_until(lambda: server.app.state.engine.under_way == 0)
+        wait_until(lambda: server.app.state.batcher.under_way == 0)
         assert len(held.runs) == 1
         assert 'status="499"' in client.get("/metrics").text
 
@@ -204,11 +204,11 @@ def test_too_much_held(held):
     """Bodies that are being received share a limit on memory."""
     with running(held.model(), max_body=1000, max_held=1000, body_timeout=5) as server, server.connect() as slow:
         slow.sendall(HEAD + b"Content-Length: 900\r\n\r\n" + b"x" * 800)
-        door_is_full = HEAD + b"Content-Length: 600\r\n\r\n" + b"y" * 600
-        wait_until(lambda: b" 503 " in server.raw(door_is_full)[:20])
+        too_much = HEAD + b"Content-Length: 600\r\n\r\n" + b"y" * 600
+        wait_until(lambda: b" 503 " in server.raw(too_much)[:20])
         slow.close()
         wait_until(
-            lambda: b" 400 " in server.raw(door_is_full.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))[:20]
+            lambda: b" 400 " in server.raw(too_much.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))[:20]
         )
 
 
@@ -278,10 +278,10 @@ def test_hostile_mixture(demo):
         list(pool.map(hostile, range(48)))
     with demo.client() as client:
         assert post(client).status_code == 200
-    wait_until(lambda: demo.app.state.engine.under_way == 0)
+    wait_until(lambda: demo.app.state.batcher.under_way == 0)
 
 
-def test_closed_engine(held):
+def test_closed_batcher(held):
     with running(held.model()) as server:
         held.open.set()
     app = server.app

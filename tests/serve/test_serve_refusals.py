@@ -9,7 +9,7 @@ import httpx
 import pytest
 from serving import Held, picture, post, problem, running
 
-from camlucida.serve.ask import Names, parse
+from camlucida.serve.explain_request import KnownClasses, parse_request
 from camlucida.serve.problems import ProblemError
 
 PNG = base64.b64encode(picture()).decode()
@@ -107,7 +107,7 @@ BROKEN = {
 @pytest.mark.parametrize(("body", "words"), BROKEN.values(), ids=BROKEN)
 def test_broken_forms(body, words):
     with pytest.raises(ProblemError, match=words) as caught:
-        parse(body, "x", Names(2, None))
+        parse_request(body, "x", KnownClasses(2, None))
     assert caught.value.status == 400
 
 
@@ -118,12 +118,12 @@ def test_text_that_is_none(client):
 
 
 def test_names_with_commas():
-    names = Names(3, ("tench, Tinca tinca", "goldfish", "all, sorts"))
+    names = KnownClasses(3, ("tench, Tinca tinca", "goldfish", "all, sorts"))
 
     def asked(text):
         form = f'--x\r\nContent-Disposition: form-data; name="classes"\r\n\r\n{text}\r\n'
         image = '--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nA\r\n--x--\r\n'
-        return parse((form + image).encode(), "x", names).classes
+        return parse_request((form + image).encode(), "x", names).classes
 
     assert asked("tench, Tinca tinca") == (0,)
     assert asked("goldfish,tench") == (1, 0)

@@ -116,13 +116,13 @@ def served() -> Callable[..., AbstractContextManager[str]]:
 @contextmanager
 def _served(**limits: Any) -> Iterator[str]:
     """A server on a free port, for as long as the block runs."""
-    pytest.importorskip("fastapi", reason="no FastAPI: pip install 'camlucida[serve]'")
+    pytest.importorskip("starlette", reason="no Starlette: pip install 'camlucida[serve]'")
     from camlucida.serve.app import create_app
     from camlucida.serve.listening import listen, server_of
-    from camlucida.serve.settings import Settings
+    from camlucida.serve.settings import ServerSettings
 
-    settings = Settings(port=0, threads=1, **limits)
-    server = server_of(create_app(None, settings), settings)
+    settings = ServerSettings(port=0, threads=1, **limits)
+    server = server_of(create_app(None, settings))
     with listen(settings) as opened:
         thread = threading.Thread(target=server.run, args=([opened],))
         thread.start()

@@ -1,44 +1,46 @@
-"""The application: routes, and what stands around them."""
+"""The application: routes, and what stands around them. Starlette answers; ``openapi.json`` describes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from fastapi import FastAPI, Request
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 from starlette.types import Receive
 
 from camlucida.explainer import Explainer
 from camlucida.models import Model, open_model
-from camlucida.serve import problems, schema
-from camlucida.serve.ask import media_type
-from camlucida.serve.body import ClientGoneError, Door, refuse
-from camlucida.serve.explaining import Engine
-from camlucida.serve.guard import Guard
-from camlucida.serve.meters import Meters
-from camlucida.serve.problems import ProblemError
-from camlucida.serve.settings import Settings
+from camlucida.serve.concurrency import ClientGoneError, ConcurrencyLimiter, refuse
+from camlucida.serve.explain_request import multipart_boundary
+from camlucida.serve.middleware import SecurityMiddleware
+from camlucida.serve.openapi import openapi_document
+from camlucida.serve.problems import HANDLERS, ProblemError
+from camlucida.serve.request_batcher import RequestBatcher
+from camlucida.serve.request_metrics import RequestMetrics
+from camlucida.serve.settings import ServerSettings
 from camlucida.web import SAMPLE, page_files
 
 CLIENT_LEFT = 499
 """Counted where nobody waits for the answer any more."""
 
-_PAGE_KINDS = {
+_MEDIA_TYPES = {
     ".css": "text/css", ".html": "text/html", ".jpg": "image/jpeg", ".js": "text/javascript", ".svg": "image/svg+xml",
 }  # fmt: skip
 
 
 def create_app(
     model: Model | str | Path | None = None,
-    settings: Settings | None = None,
+    settings: ServerSettings | None = None,
     *,
     providers: Sequence[str] | None = None,
-) -> FastAPI:
+) -> Starlette:
     """The server as an ASGI application. Its threads start and end with its lifespan.
 
     Args:
@@ -47,113 +49,88 @@ def create_app(
         providers: what runs an ONNX model; see ``open_model``.
 
     Returns:
-        The application; ``app.state.engine`` is its engine, ``app.state.meters`` its counters.
+        The application; ``app.state`` has its ``settings``, ``batcher`` and ``metrics``.
 
     Raises:
         CamlucidaError: the model cannot be opened or does not explain pictures.
 
     Example:
-        >>> sorted(create_app().openapi()["paths"])
-        ['/healthz', '/metrics', '/v1/explain', '/v1/models']
+        >>> sorted(route.path for route in create_app().routes if route.path.startswith("/v1"))
+        ['/v1/explain', '/v1/models']
     """
-    settings = settings or Settings()
-    explainer = Explainer(_opened(model, providers))
-    meters = Meters(lambda: engine.under_way)
-    engine = Engine(explainer, settings, meters.batches.observe)
+    settings = settings or ServerSettings()
+    metrics = RequestMetrics(lambda: batcher.under_way)
+    batcher = RequestBatcher(Explainer(_opened(model, providers)), settings, metrics.batches.observe)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        engine.start()
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        batcher.start()
         try:
             yield
         finally:
-            await asyncio.to_thread(engine.close)
+            await asyncio.to_thread(batcher.close)
 
-    app = FastAPI(docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.state.engine, app.state.meters = engine, meters
-    page = _page()
-    _add_api(app, explainer, engine, meters, settings)
-    for path, (content, kind) in page.items():
-        app.add_route(path, _serving(content, kind), methods=["GET"], include_in_schema=False)
-    known = {"/v1/explain", "/v1/models", "/healthz", "/metrics", "/openapi.json"}
-
-    def answered(path: str, status: int) -> None:
-        meters.answered(path if path in known else "page" if path in page else "other", status)
-
-    app.add_middleware(Guard, token=settings.token, open_paths={"/healthz", "/config.json", *page}, answered=answered)
-    problems.install(app)
-    secured = settings.token is not None
-    described: dict[str, Any] = {}
-
-    def openapi() -> dict[str, Any]:
-        if not described:
-            described.update(schema.describe(app, secured=secured))
-        return described
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    page = _page_routes()
+    names = dict.fromkeys([route.path for route in page], "page")
+    names |= {path: path for path in ("/v1/explain", "/v1/models", "/healthz", "/metrics", "/openapi.json")}
+    security = Middleware(
+        SecurityMiddleware, token=settings.token,
+        open_paths={"/healthz", "/config.json", *(route.path for route in page)},
+        on_answer=lambda path, status: metrics.count_answer(names.get(path, "other"), status),
+    )  # fmt: skip
+    routes = [*_api_routes(batcher, metrics, settings), *page]
+    app = Starlette(routes=routes, middleware=[security], exception_handlers=HANDLERS, lifespan=lifespan)
+    app.state.settings, app.state.batcher, app.state.metrics = settings, batcher, metrics
     return app
 
 
-def _add_api(app: FastAPI, explainer: Explainer, engine: Engine, meters: Meters, settings: Settings) -> None:
-    door = Door(settings)
-    secured = settings.token is not None
-    hw = explainer.preprocess.size_hw
-    models = {
-        "models": [
-            {"name": explainer.model.name, "classes": engine.names.all(), "input_hw": hw, "grid_hw": engine.grid_hw,
-             "preprocess": asdict(explainer.preprocess), "activation": engine.activation,
-             "note": explainer.model.note}
-        ]
-    }  # fmt: skip
+def _api_routes(batcher: RequestBatcher, metrics: RequestMetrics, settings: ServerSettings) -> list[Route]:
+    limiter = ConcurrencyLimiter(settings)
+    model, preprocess = batcher.explainer.model, batcher.explainer.preprocess
 
-    @app.post(
-        "/v1/explain",
-        summary="Explain a picture.",
-        response_class=Response,
-        responses={
-            200: {"model": schema.Answer, "description": "Classes, maps and boxes.",
-                  "content": {"application/json": {"example": schema.EXAMPLE}}},
-            **schema.responses(400, 408, 413, 415, 422, 429, 500, 503, 504, secured=secured),
-        },
-        openapi_extra={"requestBody": schema.request_body(engine.names)},
-    )  # fmt: skip
     async def explain(request: Request) -> Response:
         try:
-            boundary = _boundary(request)
-            engine.check_free()
-            door.check_client(request)
+            boundary = multipart_boundary(request.headers)
+            batcher.check_free()
+            limiter.check_client(request)
         except ProblemError as problem:
             raise await refuse(request, problem, settings.max_body) from None
-        with door.visit(request) as visit:
-            try:
-                body = await visit.receive(request)
-            except ClientGoneError:
-                return Response(status_code=CLIENT_LEFT)
-            with meters.seconds.time():
-                return await _answered(engine, body, boundary, request.receive, settings.timeout)
+        try:
+            async with limiter.received(request) as body:
+                with metrics.seconds.time():
+                    return await _answered(batcher, body, boundary, request.receive, settings.timeout)
+        except ClientGoneError:
+            return Response(status_code=CLIENT_LEFT)
 
-    @app.get("/v1/models", summary="The model, its classes and what it takes.", response_model=schema.Models,
-             responses=schema.responses(secured=secured))  # fmt: skip
-    async def list_models() -> Response:
-        return JSONResponse(models)
+    async def counters(_: Request) -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/healthz", summary="Whether the server is there.", response_model=schema.Health)
-    async def health() -> Response:
-        return JSONResponse({"status": "ok"})
+    models = [
+        {"name": model.name, "classes": batcher.classes.all_names(), "input_hw": preprocess.size_hw,
+         "grid_hw": batcher.grid_hw, "preprocess": asdict(preprocess), "activation": batcher.activation,
+         "note": model.note}
+    ]  # fmt: skip
+    routes = [
+        Route("/v1/explain", explain, methods=["POST"]),
+        Route("/v1/models", JSONResponse({"models": models}), methods=["GET"]),
+        Route("/healthz", JSONResponse({"status": "ok"}), methods=["GET"]),
+        Route("/metrics", counters, methods=["GET"]),
+        Route("/config.json", JSONResponse({"engine": "server", "sample": SAMPLE}), methods=["GET"]),
+    ]
+    for route in routes:
+        route.methods = (route.methods or set()) - {"HEAD"}  # which Starlette adds; the API has none
+    document = openapi_document(batcher.classes, secured=settings.token is not None)
+    return [*routes, Route("/openapi.json", JSONResponse(document), methods=["GET"])]
 
-    @app.get(
-        "/metrics",
-        summary="Counters for Prometheus.",
-        response_class=Response,
-        responses={200: {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": {
-            "type": "string"}}}}, **schema.responses(secured=secured)},
-    )  # fmt: skip
-    async def metrics() -> Response:
-        return Response(meters.text(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/config.json", include_in_schema=False)
-    async def config() -> Response:
-        return JSONResponse({"engine": "server", "sample": SAMPLE})
+def _page_routes() -> list[Route]:
+    """The page's files, in memory, at the paths where they are served."""
+    files = {f"/{name}": file for name, file in page_files().items()}
+    return [
+        Route(path, Response(file.read_bytes(), media_type=_MEDIA_TYPES[Path(file.name).suffix],
+                             headers={"Cache-Control": "no-cache"}), methods=["GET"])
+        for path, file in {"/": files["/index.html"], **files}.items()
+    ]  # fmt: skip
 
 
 def _opened(model: Model | str | Path | None, providers: Sequence[str] | None) -> Model:
@@ -162,16 +139,9 @@ def _opened(model: Model | str | Path | None, providers: Sequence[str] | None) -
     return open_model(model, providers=providers, threads=1 if name == "demo" or name.endswith(".onnx") else None)
 
 
-def _boundary(request: Request) -> str:
-    coding = request.headers.get("content-encoding", "identity")
-    if coding.lower() != "identity":
-        raise ProblemError(415, f"Content-Encoding {coding[:40]!r} is not taken; send the body as it is")
-    return media_type(request.headers.get("content-type"))[1]
-
-
-async def _answered(engine: Engine, body: bytes, boundary: str, receive: Receive, timeout: float) -> Response:
-    job = engine.submit(body, boundary)
-    left = asyncio.ensure_future(_left(receive))
+async def _answered(batcher: RequestBatcher, body: bytes, boundary: str, receive: Receive, timeout: float) -> Response:
+    job = batcher.submit(body, boundary)
+    left = asyncio.ensure_future(_client_left(receive))
     try:
         await asyncio.wait((job.future, left), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if job.future.done():
@@ -181,27 +151,10 @@ async def _answered(engine: Engine, body: bytes, boundary: str, receive: Receive
         raise ProblemError(504, f"the answer took longer than {timeout:g} seconds; try again, or ask for fewer classes")
     finally:
         left.cancel()
-        job.gone = True  # without effect where it is done
+        job.abandoned = True  # without effect where it is done
 
 
-async def _left(receive: Receive) -> None:
+async def _client_left(receive: Receive) -> None:
     """Wait until the client leaves."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _page() -> dict[str, tuple[bytes, str]]:
-    """The page's files, in memory, with their media types, by the paths they are served at."""
-    files = {
-        f"/{name}": (file.read_bytes(), _PAGE_KINDS[Path(name).suffix])
-        for name, file in page_files().items()
-        if Path(name).suffix in _PAGE_KINDS
-    }
-    return {"/": files["/index.html"], **files} if "/index.html" in files else {}
-
-
-def _serving(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
-    async def serve(_: Request) -> Response:
-        return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
-
-    return serve

@@ -5,17 +5,17 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from camlucida.errors import MissingExtraError, ServeError
-from camlucida.serve.settings import Settings
+import uvicorn
+from starlette.applications import Starlette
 
-if TYPE_CHECKING:
-    import uvicorn
-    from fastapi import FastAPI
+from camlucida.errors import ServeError
+from camlucida.serve.http_protocol import limited_protocol
+from camlucida.serve.settings import ServerSettings
 
 
-def listen(settings: Settings) -> socket.socket:
+def listen(settings: ServerSettings) -> socket.socket:
     """A socket that listens where the settings say.
 
     Raises:
@@ -23,36 +23,27 @@ def listen(settings: Settings) -> socket.socket:
     """
     try:
         info = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        found = socket.socket(info[0], socket.SOCK_STREAM)
+        opened = socket.socket(info[0], socket.SOCK_STREAM)
         try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind(info[4])
-            found.listen(2048)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind(info[4])
+            opened.listen(2048)
         except OSError:
-            found.close()
+            opened.close()
             raise
     except OSError as error:
         why = error.strerror or error
         raise ServeError(f"{settings.host}:{settings.port}: cannot listen there ({why}); choose another --host or "
                          "--port") from error  # fmt: skip
-    return found
+    return opened
 
 
-def server_of(app: FastAPI, settings: Settings) -> uvicorn.Server:
-    """Uvicorn, set up for this application.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import uvicorn
-
-        from camlucida.serve.protocol import bounded
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("uvicorn", "serve") from error
+def server_of(app: Starlette) -> uvicorn.Server:
+    """Uvicorn, set up with the settings of an application from ``create_app``."""
+    settings: ServerSettings = app.state.settings
     config = uvicorn.Config(
         app,
-        http=bounded(settings.connections, settings.body_timeout),
+        http=limited_protocol(settings.connections, settings.body_timeout),
         ws="none",
         lifespan="on",
         log_level="error",
@@ -65,26 +56,24 @@ def server_of(app: FastAPI, settings: Settings) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def serve(app: FastAPI, settings: Settings, on_ready: Callable[[str], Any]) -> None:
+def serve(app: Starlette, on_ready: Callable[[str], Any]) -> None:
     """Serve until SIGINT or SIGTERM; then finish what is under way.
 
     Args:
-        app: from ``create_app``.
-        settings: the same.
-        on_ready: told the address when requests are accepted (they are queued until the threads run).
+        app: from ``create_app``, whose settings say where.
+        on_ready: called with the address when requests are accepted (they are queued until the threads run).
 
     Raises:
         ServeError: the address cannot be listened on.
-        MissingExtraError: uvicorn is not installed.
     """
-    server = server_of(app, settings)
-    with listen(settings) as opened:
+    server = server_of(app)
+    with listen(app.state.settings) as opened:
         host, port = opened.getsockname()[:2]
         on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
         # Uvicorn sends itself the signal again once it has stopped; by then it is no longer news.
-        kept = {one: signal.signal(one, lambda *_: None) for one in (signal.SIGINT, signal.SIGTERM)}
+        former = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             server.run([opened])
         finally:
-            for one, handler in kept.items():
-                signal.signal(one, handler)
+            for number, handler in former.items():
+                signal.signal(number, handler)

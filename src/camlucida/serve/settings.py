@@ -13,7 +13,7 @@ MIN_RATE = 20_000
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """The server's address and limits.
 
     Attributes:
@@ -37,7 +37,7 @@ class Settings:
         ServeError: a field is out of range.
 
     Example:
-        >>> Settings(batch=0)
+        >>> ServerSettings(batch=0)
         Traceback (most recent call last):
         camlucida.errors.ServeError: batch: expected at least 1, got 0
     """
@@ -90,8 +90,8 @@ class Settings:
         """Whether only this machine reaches the server.
 
         Example:
-            >>> Settings().loopback, Settings(host="0.0.0.0").loopback, Settings(host="localhost").loopback
-            (True, False, True)
+            >>> ServerSettings().loopback, ServerSettings(host="0.0.0.0").loopback
+            (True, False)
         """
         if self.host == "localhost":
             return True

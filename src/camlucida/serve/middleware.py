@@ -1,4 +1,7 @@
-"""Around every request: the token, headers that keep browsers safe, the count, and no error without a problem body."""
+"""Around every request: the token, headers that keep browsers safe, the count, and no error without a problem body.
+
+Kept by hand: Starlette has middleware for none of these.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from collections.abc import Callable, Collection
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from camlucida.serve.body import refuse
-from camlucida.serve.problems import UNEXPECTED, ProblemError, response
+from camlucida.serve.concurrency import refuse
+from camlucida.serve.problems import UNEXPECTED, ProblemError, problem_response
 
 logger = logging.getLogger("camlucida.serve")
 
@@ -30,20 +33,20 @@ HEADERS = [
 _DRAINED = 2**20
 
 
-class Guard:
+class SecurityMiddleware:
     """ASGI middleware.
 
     Args:
-        app: what is guarded.
+        app: what it stands around.
         token: if given, requests must carry it.
         open_paths: where they need not.
-        answered: told each request's path and status.
+        on_answer: called with each request's path and status.
     """
 
     def __init__(
-        self, app: ASGIApp, token: str | None, open_paths: Collection[str], answered: Callable[[str, int], None]
+        self, app: ASGIApp, token: str | None, open_paths: Collection[str], on_answer: Callable[[str, int], None]
     ) -> None:
-        self._app, self._open, self._answered = app, frozenset(open_paths), answered
+        self._app, self._open, self._on_answer = app, frozenset(open_paths), on_answer
         self._expected = None if token is None else b"bearer " + token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,7 +56,7 @@ class Guard:
             return
         status = 0
 
-        async def sending(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -61,24 +64,24 @@ class Guard:
             await send(message)
 
         try:
-            if self._refused(scope):
-                problem = ProblemError(401, "the token is missing or wrong; send Authorization: Bearer TOKEN",
-                                  {"WWW-Authenticate": "Bearer"})  # fmt: skip
-                problem = await refuse(Request(scope, receive), problem, _DRAINED)
-                await response(problem)(scope, receive, sending)
+            if self._is_allowed(scope):
+                await self._app(scope, receive, send_with_headers)
             else:
-                await self._app(scope, receive, sending)
+                problem = ProblemError(401, "the token is missing or wrong; send Authorization: Bearer TOKEN",
+                                       {"WWW-Authenticate": "Bearer"})  # fmt: skip
+                problem = await refuse(Request(scope, receive), problem, _DRAINED)
+                await problem_response(problem)(scope, receive, send_with_headers)
         except Exception:
             logger.exception("a request failed")
             if status:
                 raise
-            await response(ProblemError(500, UNEXPECTED))(scope, receive, sending)
+            await problem_response(ProblemError(500, UNEXPECTED))(scope, receive, send_with_headers)
         finally:
-            self._answered(scope["path"], status)
+            self._on_answer(scope["path"], status)
 
-    def _refused(self, scope: Scope) -> bool:
+    def _is_allowed(self, scope: Scope) -> bool:
         if self._expected is None or scope["path"] in self._open:
-            return False
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        scheme, _, rest = given.partition(b" ")
-        return not hmac.compare_digest(scheme.lower() + b" " + rest.strip(), self._expected)
+            return True
+        header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, token = header.partition(b" ")
+        return hmac.compare_digest(scheme.lower() + b" " + token.strip(), self._expected)

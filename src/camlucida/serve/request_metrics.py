@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 
-class Meters:
+class RequestMetrics:
     """Counters of one server.
 
     Args:
-        under_way: tells how many requests wait for, or are in, the model.
+        under_way: returns how many requests wait for, or are in, the model.
     """
 
     def __init__(self, under_way: Callable[[], int]) -> None:
@@ -31,7 +31,7 @@ class Meters:
         Gauge("camlucida_under_way", "Requests that wait for, or are in, the model.",
               registry=self.registry).set_function(under_way)  # fmt: skip
 
-    def answered(self, path: str, status: int) -> None:
+    def count_answer(self, path: str, status: int) -> None:
         """Count a request."""
         self._requests.labels(path, str(status)).inc()
 
