@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from camlucida.boxes.calibration import CANDIDATES, Calibration, calibrate, filled, normalized
-from camlucida.boxes.calibration import _overlaps as all_overlaps
+from camlucida.boxes.calibration import CANDIDATES, Calibration, calibrate, candidate_overlaps, filled, normalized
 from camlucida.boxes.pseudo_boxes import pseudo_box
 from camlucida.errors import CamlucidaError
 
@@ -95,10 +94,10 @@ def test_calibration_is_the_best_of_all_thresholds_tried_one_by_one(parts, rng):
                 tried = Calibration(how, percentile, float(threshold + 1e-7), parts)
                 curves[i, c, t] = best_iou(tried.boxes(heatmap).tolist(), boxes)
         np.testing.assert_allclose(
-            all_overlaps(heatmap, truth[i], candidates, "exact", parts), curves[i], rtol=0, atol=1e-12
+            candidate_overlaps(heatmap, truth[i], candidates, "exact", parts), curves[i], rtol=0, atol=1e-12
         )
     right = (curves >= 0.5).mean(axis=0)
-    found = calibrate(maps, truth, parts=parts, candidates=candidates)
+    found = calibrate(zip(maps, truth, strict=True), parts=parts, candidates=candidates)
     assert found.score == pytest.approx(right.max())
     first = int(right.max(axis=1).argmax())
     assert (found.normalization, found.percentile) == candidates[first]
@@ -113,9 +112,9 @@ def test_one_threshold_serves_all_pictures():
         heatmap[5:45, 5:45] = outer
         heatmap[20:30, 20:30] = 1.0
     wide, narrow = [[5, 5, 45, 45]], [[20, 20, 30, 30]]
-    crossed = calibrate([low, high], [wide, narrow], candidates=[("max", None)])
+    crossed = calibrate([(low, wide), (high, narrow)], candidates=[("max", None)])
     assert crossed.score == 0.5
-    apart = calibrate([low, high], [narrow, wide], candidates=[("max", None)])
+    apart = calibrate([(low, narrow), (high, wide)], candidates=[("max", None)])
     assert apart.score == 1.0
     assert apart.threshold == pytest.approx(0.6, abs=0.005)  # the middle of 0.4 … 0.8
 
@@ -123,7 +122,7 @@ def test_one_threshold_serves_all_pictures():
 def test_pictures_without_boxes_do_not_count():
     heatmap = np.zeros((20, 20))
     heatmap[5:15, 5:15] = 1.0
-    found = calibrate([heatmap, heatmap], [[[5, 5, 15, 15]], []])
+    found = calibrate([(heatmap, [[5, 5, 15, 15]]), (heatmap, []), (heatmap, None)])
     assert (found.score, found.pictures) == (1.0, 1)
 
 
@@ -143,7 +142,7 @@ def test_without_boxes_the_picture_itself_says_how_far_the_thing_goes(rng):
     scenes = [scene(rng, box) for box in boxes]
     for (pixels, heatmap), box in zip(scenes, boxes, strict=True):
         assert best_iou(pseudo_box(pixels, heatmap).tolist(), [box]) > 0.9
-    found = calibrate([one for _, one in scenes], pictures=[pixels for pixels, _ in scenes])
+    found = calibrate([(heatmap, pseudo_box(pixels, heatmap)) for pixels, heatmap in scenes], how="pseudo")
     assert (found.how, found.pictures) == ("pseudo", 3)
     for (_, heatmap), box in zip(scenes, boxes, strict=True):
         assert best_iou(found.boxes(heatmap).tolist(), [box]) > 0.5
@@ -200,11 +199,11 @@ def test_bad_calls_are_named():
     heatmap = np.eye(8)
     with pytest.raises(CamlucidaError, match="expected an object of its fields, got list"):
         Calibration.from_dict([])
-    with pytest.raises(CamlucidaError, match="give the true boxes of a validation split, or its pictures"):
-        calibrate([heatmap])
-    with pytest.raises(CamlucidaError, match="as many maps as boxes"):
-        calibrate([heatmap], [[[0, 0, 4, 4]], [[0, 0, 4, 4]]])
+    with pytest.raises(CamlucidaError, match=r"heatmap: expected H×W with H, W >= 1, got shape \(8,\)"):
+        calibrate([(heatmap[0], [[0, 0, 4, 4]])])
+    with pytest.raises(CamlucidaError, match=r"boxes: expected numbers of shape \(M, 4\)"):
+        calibrate([(heatmap, [[0, 0, 4]])])
     with pytest.raises(CamlucidaError, match="no picture with a box"):
-        calibrate([heatmap], [[]])
+        calibrate([(heatmap, []), (heatmap, None)])
     with pytest.raises(CamlucidaError, match=r"expected finite real numbers \(..., H, W\)"):
         normalized([1.0, 2.0])

@@ -17,7 +17,7 @@ from camlucida.boxes.calibration import Calibration
 from camlucida.data.record import Example, Record, Truth
 from camlucida.errors import CamlucidaError, DataError, TargetError
 from camlucida.evaluation import calibrated, evaluate
-from camlucida.evaluation.maps import laid
+from camlucida.evaluation.labelled_map import laid
 from camlucida.images.preprocess import View
 from camlucida.metrics import box_overlaps
 from camlucida.models.torch_module import wrap

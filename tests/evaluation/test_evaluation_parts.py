@@ -10,8 +10,8 @@ from camlucida.evaluation.accuracy import Accuracy
 from camlucida.evaluation.bootstrap import Bootstrap, interval
 from camlucida.evaluation.cases import chosen
 from camlucida.evaluation.centre_baselines import centre_map, centre_overlaps, counted
+from camlucida.evaluation.findings import Baseline, Figure, Value
 from camlucida.evaluation.grid_pointing import Known, asked, layouts
-from camlucida.evaluation.result import Baseline, Figure, Value
 from camlucida.evaluation.verdict import warnings
 from camlucida.metrics import MaxBoxAcc, PointingGame, PxAP, box_overlaps
 

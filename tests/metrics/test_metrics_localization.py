@@ -257,7 +257,7 @@ def test_localization_needs_class_and_box():
     ties = metrics.Localization()
     ties.update([good] * 2, truth[:2], [0, 1], logits=np.zeros((2, 7)))
     assert ties.compute().top1 == 0.5
-    assert metrics.Localization(iou=0.51)._settings() == (0.51,)
+    assert metrics.Localization(iou=0.51).settings == (0.51,)
 
 
 @pytest.mark.parametrize(("column", "hit"), [(24, 1.0), (25, 0.0)])

@@ -10,17 +10,15 @@ it cut off. Details are those of the IVR authors' code.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import zip_longest
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from camlucida.boxes.localize import as_boxes, as_heatmap, components, iou, largest_part
-from camlucida.boxes.overlaps import THRESHOLDS, Mode, Parts, box_overlaps
-from camlucida.boxes.pseudo_boxes import pseudo_box
+from camlucida.boxes.overlaps import THRESHOLD_LEVELS, THRESHOLDS, Mode, Parts, box_overlaps
 from camlucida.errors import CamlucidaError
 
 Normalization = Literal["minmax", "max", "pas", "ivr"]
@@ -34,8 +32,7 @@ CANDIDATES: tuple[tuple[Normalization, float | None], ...] = (
 )  # fmt: skip
 """The normalizations (and percentiles) tried, in the order in which equal ones are preferred."""
 
-_LEVEL = (THRESHOLDS * 255).astype(np.int64) + 1
-_FIRST = np.searchsorted(_LEVEL, np.arange(1, 256))  # the first threshold that asks for each 8-bit level
+_FIRST = np.searchsorted(THRESHOLD_LEVELS, np.arange(1, 256))  # the first threshold that asks for each 8-bit level
 
 
 def normalized(
@@ -185,10 +182,9 @@ def filled(heatmap: NDArray[Any], seen: NDArray[np.bool_]) -> NDArray[Any]:
 
 
 def calibrate(
-    heatmaps: Iterable[ArrayLike],
-    boxes: Iterable[ArrayLike] | None = None,
+    pairs: Iterable[tuple[ArrayLike, ArrayLike | None]],
     *,
-    pictures: Iterable[NDArray[np.uint8]] | None = None,
+    how: How = "boxes",
     parts: Parts = "largest",
     iou_at_least: float = 0.5,
     mode: Mode = "exact",
@@ -201,12 +197,11 @@ def calibrate(
     equally good normalizations the first in ``CANDIDATES``.
 
     Args:
-        heatmaps: real H×W, one a picture, laid over it; read once, one at a time.
-        boxes: true boxes of a validation split, (M, 4) half-open xyxy pixels a picture; those without a box are left
-            out. None: without any true box (the setting of Murtaza et al., "A Realistic Protocol for Evaluation of
-            Weakly Supervised Object Localization", WACV 2025, who take pseudo-boxes from region proposals): the truth
-            is then a pseudo-box made of the picture's own colours, see ``pseudo.pseudo_box``.
-        pictures: uint8 H×W×3, of the maps' sizes; needed without boxes.
+        pairs: of each picture of a validation split the map laid over it, real H×W, and its boxes, (M, 4) half-open
+            xyxy pixels; read once, one at a time. Pictures without a box (None) are left out.
+        how: where the boxes come from: "boxes", true ones; "pseudo", ``pseudo_boxes.pseudo_box``, where no true box may
+            be looked at (the setting of Murtaza et al., "A Realistic Protocol for Evaluation of Weakly Supervised
+            Object Localization", WACV 2025, who take pseudo-boxes from region proposals).
         parts: "largest" or "all", as the calibration will box.
         iou_at_least: the overlap that makes a box right.
         mode: how overlaps are counted, see ``metrics.box_overlaps``.
@@ -216,43 +211,36 @@ def calibrate(
         The calibration; its score is the share of pictures right at it, as measured on the 8-bit levels.
 
     Raises:
-        CamlucidaError: no picture that could be used, lengths that differ, neither boxes nor pictures.
+        CamlucidaError: no picture that could be used, a bad map or box.
 
     >>> heatmap = np.zeros((20, 20)); heatmap[5:15, 5:15] = 0.3; heatmap[9:11, 9:11] = 1
-    >>> found = calibrate([heatmap], [[[5, 5, 15, 15]]])
-    >>> found.normalization, round(found.threshold, 2), found.score
+    >>> chosen = calibrate([(heatmap, [[5, 5, 15, 15]])])
+    >>> chosen.normalization, round(chosen.threshold, 2), chosen.score
     ('max', 0.15, 1.0)
     """
-    if boxes is None and pictures is None:
-        raise CamlucidaError("calibrate: give the true boxes of a validation split, or its pictures for pseudo-boxes")
-    tried = [(how, _percentile(how, percentile)) for how, percentile in candidates]
+    tried = [(normalization, _percentile(normalization, percentile)) for normalization, percentile in candidates]
     right = np.zeros((len(tried), THRESHOLDS.size), np.int64)
     used = 0
-    guides: Iterable[Any] = pictures if boxes is None and pictures is not None else boxes  # type: ignore[assignment]
-    for heatmap, guide in zip_longest(heatmaps, guides, fillvalue=None):
-        if heatmap is None or guide is None:
-            raise CamlucidaError("calibrate: expected as many maps as boxes (or pictures)")
-        values = as_heatmap(heatmap)
-        truth = as_boxes(guide) if boxes is not None else pseudo_box(guide, values)
-        if truth is None or not len(truth):
-            continue
-        right += _overlaps(values, truth, tried, mode, parts) >= iou_at_least
-        used += 1
+    for heatmap, boxes in pairs:
+        values, truth = as_heatmap(heatmap), as_boxes([] if boxes is None else boxes)
+        if len(truth):
+            right += candidate_overlaps(values, truth, tried, mode, parts) >= iou_at_least
+            used += 1
     if not used:
         raise CamlucidaError("calibrate: no picture with a box; name a split that has boxes, or pass more pictures")
     best = int(right.max(axis=1).argmax())
-    how, percentile = tried[best]
+    normalization, percentile = tried[best]
     at = _middle_of_longest(right[best] == right[best].max())
     return Calibration(
-        how, percentile, float(THRESHOLDS[at]), parts, "pseudo" if boxes is None else "boxes", float(iou_at_least),
+        normalization, percentile, float(THRESHOLDS[at]), parts, how, float(iou_at_least),
         float(right[best, at] / used), used,
     )  # fmt: skip
 
 
-def _overlaps(
+def candidate_overlaps(
     heatmap: NDArray[Any],
     truth: NDArray[np.float64],
-    tried: list[tuple[Normalization, float | None]],
+    tried: Sequence[tuple[Normalization, float | None]],
     mode: Mode,
     parts: Parts,
 ) -> NDArray[np.float64]:

@@ -18,8 +18,12 @@ from camlucida.errors import CamlucidaError
 Mode = Literal["protocol", "exact"]
 Parts = Literal["all", "largest"]
 
-THRESHOLDS = np.arange(0, 1, 0.001)  # the benchmark's
-_LEVELS = (THRESHOLDS * 255).astype(np.int64) + 1  # a pixel above int(t · 255) has at least this 8-bit level
+THRESHOLDS = np.arange(0, 1, 0.001)
+"""The benchmark's thresholds."""
+
+THRESHOLD_LEVELS = (THRESHOLDS * 255).astype(np.int64) + 1
+"""The least 8-bit level of a pixel above each of them: the benchmark asks for more than int(t · 255)."""
+
 _SIDE = np.iinfo(np.int16).max
 
 
@@ -99,7 +103,7 @@ def part_overlaps(
     for levels, boxes in found:
         best = np.zeros(256)
         np.maximum.at(best, levels, _best_overlaps(boxes, truth))
-        overlaps.append(best[_LEVELS])
+        overlaps.append(best[THRESHOLD_LEVELS])
     return overlaps
 
 

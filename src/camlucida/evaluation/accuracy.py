@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from camlucida.metrics.accumulate import Metric, seen
+from camlucida.metrics.metric import Metric
 
 
 class Accuracy(Metric):
@@ -19,9 +19,6 @@ class Accuracy(Metric):
     def __init__(self) -> None:
         self.counters = {"right": np.zeros(2, np.int64), "images": np.zeros(1, np.int64)}
 
-    def _settings(self) -> tuple[object, ...]:
-        return ()
-
     def update(self, ranks: list[int]) -> None:
         """Count some pictures by the place of their class among all logits, 0 the likeliest."""
         self.counters["right"] += [sum(rank < 1 for rank in ranks), sum(rank < 5 for rank in ranks)]
@@ -29,7 +26,7 @@ class Accuracy(Metric):
 
     def compute(self) -> tuple[float, float]:
         """Top-1 and top-5; raises CamlucidaError before the first picture."""
-        top1, top5 = (self.counters["right"] / seen(self.counters["images"].item())).tolist()
+        top1, top5 = (self.counters["right"] / self.images).tolist()
         return top1, top5
 
 
@@ -51,9 +48,6 @@ class PerClass(Metric):
         self.names = names
         shape = (len(names), classes)
         self.counters = {"sums": np.zeros(shape), "counts": np.zeros(shape, np.int64)}
-
-    def _settings(self) -> tuple[object, ...]:
-        return (self.names,)
 
     def update(self, label: int, **numbers: float) -> None:
         """Count one picture of a class."""

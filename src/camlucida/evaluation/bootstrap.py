@@ -9,14 +9,13 @@ Comparisons are paired: all metrics see the same resamples.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import CamlucidaError
-from camlucida.metrics.accumulate import Metric, summed
+from camlucida.metrics.metric import Metric, summed
 
 LEVEL = 95
 """Percent of resamples inside an interval."""
@@ -60,8 +59,8 @@ class Bootstrap:
     def add(self, indices: Sequence[int], counters: Sequence[dict[str, dict[str, NDArray[Any]]]]) -> None:
         """Add pictures by their indices and their counters (metric → counter → sums); a picture may lack metrics."""
         self._waiting += zip(indices, counters, strict=True)
-        for one in counters:
-            for name in one:
+        for metrics in counters:
+            for name in metrics:
                 self.pictures[name] = self.pictures.get(name, 0) + 1
         if len(self._waiting) >= TOGETHER:
             self._sum_up()
@@ -73,13 +72,13 @@ class Bootstrap:
         indices, counters = zip(*self._waiting, strict=True)
         self._waiting = []
         weights = np.stack([self._weights(index) for index in indices], axis=1)
-        for name in {name: None for one in counters for name in one}:
-            rows = [i for i, one in enumerate(counters) if name in one]
+        for name in {name: None for metrics in counters for name in metrics}:
+            rows = [i for i, metrics in enumerate(counters) if name in metrics]
             totals, sums = self._totals.setdefault(name, {}), self._sums.setdefault(name, {})
             for counter in counters[rows[0]][name]:
                 some = [counters[i][name][counter] for i in rows]
-                shape = max((one.shape for one in some), key=lambda shape: shape[-1])
-                stacked = np.stack([_padded(one, shape) for one in some])
+                shape = max((values.shape for values in some), key=lambda shape: shape[-1])
+                stacked = np.stack([_padded(values, shape) for values in some])
                 _grow(totals, counter, stacked.sum(axis=0))
                 if self.resamples:
                     flat = stacked.reshape(len(rows), -1).astype(np.float32)
@@ -88,7 +87,7 @@ class Bootstrap:
     def metric(self, name: str, empty: Metric) -> Metric:
         """The metric over all pictures."""
         self._sum_up()
-        return _with(empty, self._totals[name])
+        return empty.with_counters(self._totals[name])
 
     def values(self, name: str, empty: Metric, picks: Sequence[Pick]) -> NDArray[np.float64]:
         """Numbers over all pictures, then over each resample.
@@ -102,21 +101,19 @@ class Bootstrap:
             float64 (picks, 1 + resamples); NaN where one cannot be had.
         """
         self._sum_up()
-        found = np.full((len(picks), 1 + self.resamples), np.nan)
+        values = np.full((len(picks), 1 + self.resamples), np.nan)
         if name not in self._totals:
-            return found
+            return values
         for i in range(1 + self.resamples):
-            resampled = (
-                {counter: sums[i - 1] for counter, sums in self._sums[name].items()} if i else self._totals[name]
-            )
+            counters = {counter: sums[i - 1] for counter, sums in self._sums[name].items()} if i else self._totals[name]
             try:
-                computed = _with(empty, resampled).compute()  # type: ignore[attr-defined]
+                computed = empty.with_counters(counters).compute()
             except CamlucidaError:  # no picture of the kind was drawn
                 if not i:
                     raise
                 continue
-            found[:, i] = [pick(computed) for pick in picks]
-        return found
+            values[:, i] = [pick(computed) for pick in picks]
+        return values
 
     def _weights(self, index: int) -> NDArray[np.float32]:
         """How often a picture counts in each resample."""
@@ -134,12 +131,6 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
         return None
     low, high = np.percentile(known, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     return float(low), float(high)
-
-
-def _with(empty: Metric, counters: dict[str, NDArray[Any]]) -> Metric:
-    metric = copy(empty)
-    metric.counters = counters
-    return metric
 
 
 def _grow(sums: dict[str, NDArray[Any]], counter: str, part: NDArray[Any]) -> None:

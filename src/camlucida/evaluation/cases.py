@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from camlucida.data.record import Record
 from camlucida.drawing import overlay as draw
-from camlucida.evaluation.maps import Explained, explained, laid, size_for
-from camlucida.evaluation.result import Box, Case
-from camlucida.evaluation.tally import Settings
+from camlucida.evaluation.explained import Explained, explained
+from camlucida.evaluation.findings import Box, Case
+from camlucida.evaluation.labelled_map import CountingSettings, laid, size_for
 from camlucida.explainer import Explainer
 
 EACH = 6
@@ -46,7 +46,7 @@ def cases_of(
     classes: Sequence[str],
     records: Sequence[Record],
     overlaps: NDArray[np.float64],
-    settings: Settings,
+    settings: CountingSettings,
 ) -> Iterator[Case]:
     """Explain the chosen pictures once more, and draw them.
 
@@ -65,7 +65,7 @@ def cases_of(
             yield _case(kind, one, classes, float(overlaps[index]), settings)
 
 
-def _case(kind: str, one: Explained, classes: Sequence[str], overlap: float, settings: Settings) -> Case:
+def _case(kind: str, one: Explained, classes: Sequence[str], overlap: float, settings: CountingSettings) -> Case:
     """The first class with boxes speaks for a picture of several."""
     with_boxes = [label in one.record.truth.box_labels for label in one.labels]
     place = with_boxes.index(True) if any(with_boxes) else 0

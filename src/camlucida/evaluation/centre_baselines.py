@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.boxes.localize import iou
-from camlucida.boxes.overlaps import THRESHOLDS, Mode
+from camlucida.boxes.overlaps import THRESHOLD_LEVELS, Mode
 from camlucida.boxes.thresholds import STEPS, fine_levels
 
 
@@ -39,10 +39,9 @@ def centre_map(size_hw: tuple[int, int]) -> NDArray[np.float32]:
 def centre_boxes(size_hw: tuple[int, int]) -> NDArray[np.int64]:
     """The centred box at each of the 1000 thresholds: int64 (1000, 4), half-open; not to be changed."""
     levels = fine_levels(centre_map(size_hw)) // STEPS
-    asked = (THRESHOLDS * 255).astype(np.int64) + 1
     spans = []
     for profile in (levels.max(axis=0), levels.max(axis=1)):  # across, then down
-        above = profile >= asked[:, None]
+        above = profile >= THRESHOLD_LEVELS[:, None]
         spans.append((above.argmax(axis=1), above.shape[1] - above[:, ::-1].argmax(axis=1)))
     (x1, x2), (y1, y2) = spans
     boxes = np.stack([x1, y1, x2, y2], axis=1)

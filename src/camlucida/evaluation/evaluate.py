@@ -7,33 +7,31 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from camlucida.boxes.calibration import Calibration
 from camlucida.boxes.localize import as_boxes
 from camlucida.boxes.overlaps import THRESHOLDS, Mode
-from camlucida.data.record import Dataset, Record
+from camlucida.data.record import Dataset
 from camlucida.errors import CamlucidaError, DataError
 from camlucida.evaluation.bootstrap import LEVEL, Bootstrap
 from camlucida.evaluation.cases import cases_of
-from camlucida.evaluation.classes import class_ids
-from camlucida.evaluation.figures import measured
-from camlucida.evaluation.grid_pointing import Known, layouts, play
-from camlucida.evaluation.maps import Explained, explained, preprocess_for
-from camlucida.evaluation.processes import Job, counted_in_order
-from camlucida.evaluation.result import ClassRow, Evaluation
-from camlucida.evaluation.tally import DELTAS, TOLERANCE, Settings, Work, metric_makers
+from camlucida.evaluation.counting import counted_in_order
+from camlucida.evaluation.explained import Explained, explained, explainer_for
+from camlucida.evaluation.figures import accuracy_curves, class_rows, measured
+from camlucida.evaluation.grid_pointing import Known, known_of, layouts, play
+from camlucida.evaluation.labelled_map import CountingSettings, MappedPicture
+from camlucida.evaluation.measures import ACCURACY, GRID, TOLERANCE
+from camlucida.evaluation.result import Evaluation
 from camlucida.evaluation.verdict import warnings
 from camlucida.explainer import Explainer
 from camlucida.images.picture import Picture
-from camlucida.metrics import GridPointing, MaxBoxAcc
-from camlucida.metrics.accumulate import Metric
-from camlucida.models import open_model
+from camlucida.results.versions import versions
 
 if TYPE_CHECKING:
-    from camlucida.explainer import ModelLike
     from camlucida.images.symmetries import TTA
-    from camlucida.methods.registry import Compute
+    from camlucida.methods.forward_pass import Compute
+    from camlucida.models.model import ModelLike
     from camlucida.pytorch.stages import Layers
 
 
@@ -92,29 +90,27 @@ def evaluate(
         bootstrap: resamples of the 95 % confidence intervals (see ``bootstrap.Bootstrap``); 0: none.
         mosaics: of the grid pointing game; 0: none.
         seed: of resamples and mosaics.
-        on_error: told of every picture or mask that cannot be read, which is left out; None raises.
-        on_pictures: told of every number of pictures done since the last time.
+        on_error: called for every picture or mask that cannot be read, which is left out; None raises.
+        on_pictures: progress callback, with the number of pictures done since its last call.
 
     Raises:
         DataError: there is no such split, no labelled record in it, or a file cannot be read.
         TargetError: the model does not know a class of the data.
         CamlucidaError: another subclass says what was wrong with model, method or settings.
     """
-    for name, number, least in (("batch", batch, 1), ("workers", workers, 0), ("mosaics", mosaics, 0)):
-        if number < least:
-            raise CamlucidaError(f"evaluate: {name}: expected at least {least}, got {number}")
-    if mode not in ("exact", "protocol"):
-        raise CamlucidaError(f"mode: expected 'protocol' or 'exact', got {mode!r}")
+    _check(mode, batch=(batch, 1), workers=(workers, 0), mosaics=(mosaics, 0))
     part = dataset.split(split) if split is not None else dataset
     records = [record for record in part.records if record.example.labels]
     if not records:
         where = f"split {split!r} of {dataset.name}" if split is not None else dataset.name
         raise DataError(f"{where}: no labelled record to evaluate; name another split or label")
-    opened = open_model(model)
-    preprocess = preprocess_for(opened.preprocess, mode)
-    explainer = Explainer(opened, method=method, layer=layer, preprocess=preprocess, tta=tta)
-    own: Calibration | None = getattr(opened, "calibration", None)
-    settings = Settings(mode, calibration or own or Calibration(), len(dataset.classes))
+    explainer = explainer_for(model, mode, method=method, layer=layer, tta=tta)
+    opened = explainer.model
+    settings = CountingSettings(mode, calibration or opened.calibration or Calibration(), len(dataset.classes))
+    sums = Bootstrap(bootstrap, seed)
+    overlaps = np.full(len(records), np.nan)
+    located = any(record.truth.located for record in records)
+    known: list[Known] = []
     skipped: list[str] = []
 
     def skip(message: str) -> None:
@@ -123,111 +119,72 @@ def evaluate(
         skipped.append(message)
         on_error(message)
 
-    sums = Bootstrap(bootstrap, seed)
-    overlaps = np.full(len(records), np.nan)
-    known: list[Known] = []
-    located = any(_has_place(record) for record in records)
+    def mapped() -> Iterator[list[MappedPicture]]:
+        for pictures in explained(explainer, dataset.classes, records, batch=batch, on_error=skip):
+            known.extend(known_of(pictures, located))
+            yield [_mapped(picture, localizer) for picture in pictures]
 
-    def work() -> Iterator[Job]:
-        for some in explained(explainer, dataset.classes, records, batch=batch, on_error=skip):
-            known.extend(_known(some, located))
-            yield [_work(one, localizer) for one in some], settings
-
-    for done in counted_in_order(work(), workers):
-        for trouble in done.troubles:
-            skip(trouble)
-        if done.tallies:
-            sums.add([one.index for one in done.tallies], [one.counters for one in done.tallies])
-            overlaps[[one.index for one in done.tallies]] = [one.overlap for one in done.tallies]
+    for counted in counted_in_order(mapped(), settings, workers):
+        for error in counted.errors:
+            skip(error)
+        sums.add([tally.index for tally in counted.tallies], [tally.counters for tally in counted.tallies])
+        for tally in counted.tallies:
+            overlaps[tally.index] = tally.overlap
         if on_pictures is not None:
-            on_pictures(len(done.tallies) + len(done.troubles))
-    if "accuracy" not in sums.pictures:
+            on_pictures(len(counted.tallies) + len(counted.errors))
+    if ACCURACY.name not in sums.pictures:
         raise DataError(f"{dataset.name}: none of its {len(records)} pictures could be read")
 
-    makers = {**metric_makers(settings), "grid": GridPointing}
-    tile_hw = _play(explainer, dataset, records, layouts(known, mosaics, seed), sums, batch)
-    figures = tuple(measured(sums, makers))
-    curves = _curves(sums, makers)
-    return Evaluation(
-        opened.name, opened.note, explainer.method.name, dataset.name + (f", split {split}" if split else ""), mode,
-        settings.calibration, sums.pictures["accuracy"], tuple(skipped), len(part.records) - len(records),
-        warnings(figures), figures, _rows(sums, makers, dataset.classes), THRESHOLDS.copy() if curves else np.zeros(0),
-        curves, tuple(cases_of(explainer, dataset.classes, records, overlaps, settings)),
-        _settings(explainer, bootstrap, seed, mosaics, tile_hw),
-    )  # fmt: skip
-
-
-def _work(one: Explained, localizer: Localizer | None) -> Work:
-    found = None
-    if localizer is not None:
-        given = localizer(one.picture) if callable(localizer) else localizer.boxes(one.picture)
-        found = as_boxes(np.atleast_2d(np.asarray(given, np.float64)), f"localizer: {one.record.example.id}")
-    truth = one.record.truth
-    masks = {name: made() for name in ("mask", "ignore") if callable(made := getattr(truth, name))}
-    return Work(one.index, one.view, one.labels, one.ranks, one.maps, replace(truth, **masks), found)
-
-
-def _has_place(record: Record) -> bool:
-    return bool(len(record.truth.boxes)) or record.truth.mask is not None
-
-
-def _known(some: list[Explained], located: bool) -> list[Known]:
-    """The pictures of one class each that the model classifies rightly. Where some records have boxes or masks, a
-    picture without any holds no thing.
-    """
-    return [
-        Known(one.index, one.labels[0], one.probabilities[0], _has_place(one.record) or not located)
-        for one in some
-        if len(one.labels) == 1 and one.ranks[0] == 0
-    ]
-
-
-def _play(
-    explainer: Explainer,
-    dataset: Dataset,
-    records: list[Record],
-    mosaics: list[tuple[Known, ...]],
-    sums: Bootstrap,
-    batch: int,
-) -> tuple[int, int] | None:
-    """The grid pointing game; the size of the tiles as the network saw them, None where it was not played."""
-    if not mosaics:
-        return None
-    labels = sorted({tile.label for mosaic in mosaics for tile in mosaic})
-    width = explainer.runner.predict(explainer.preprocess(records[mosaics[0][0].index].example.read().pixels)[0][None])
-    ids = class_ids(dataset.classes, labels, explainer.class_names, width.shape[1])
     tile_hw = None
-    for place, (counters, tile_hw) in enumerate(play(explainer, records, ids, mosaics, batch)):  # noqa: B007
-        sums.add([place], [{"grid": counters}])
-    return tile_hw
+    played = play(explainer, dataset.classes, records, layouts(known, mosaics, seed), batch)
+    for place, (counters, tile_hw) in enumerate(played):  # noqa: B007
+        sums.add([place], [{GRID.name: counters}])
+    figures, curves = measured(sums, settings), accuracy_curves(sums, settings)
+    return Evaluation(
+        model=opened.name,
+        note=opened.note,
+        method=explainer.method.name,
+        dataset=dataset.name + (f", split {split}" if split else ""),
+        mode=mode,
+        calibration=settings.calibration,
+        pictures=sums.pictures[ACCURACY.name],
+        skipped=tuple(skipped),
+        unlabelled=len(part.records) - len(records),
+        warnings=warnings(figures),
+        figures=figures,
+        classes=class_rows(sums, settings, dataset.classes),
+        thresholds=THRESHOLDS.copy() if curves else np.zeros(0),
+        curves=curves,
+        cases=tuple(cases_of(explainer, dataset.classes, records, overlaps, settings)),
+        settings=_settings(explainer, bootstrap, seed, mosaics, tile_hw),
+    )
 
 
-def _curves(sums: Bootstrap, makers: dict[str, Callable[[], Metric]]) -> dict[str, NDArray[np.float64]]:
-    """Box accuracy against the threshold, for each overlap, and the centre's beside it."""
-    if "v2" not in sums.pictures:
-        return {}
-    own, centre = (sums.metric(name, makers[name]()) for name in ("v2", "centre:v2"))
-    assert isinstance(own, MaxBoxAcc)
-    assert isinstance(centre, MaxBoxAcc)
-    curves = {f"{delta}": curve for delta, curve in zip(DELTAS, own.compute().curves, strict=True)}
-    return curves | {"centre 0.5": centre.compute().curves[DELTAS.index(0.5)]}
+def _check(mode: str, **numbers: tuple[int, int]) -> None:
+    """Refuse an unknown mode, and numbers below their least."""
+    for name, (number, least) in numbers.items():
+        if number < least:
+            raise CamlucidaError(f"evaluate: {name}: expected at least {least}, got {number}")
+    if mode not in ("exact", "protocol"):
+        raise CamlucidaError(f"mode: expected 'protocol' or 'exact', got {mode!r}")
 
 
-def _rows(sums: Bootstrap, makers: dict[str, Callable[[], Metric]], classes: tuple[str, ...]) -> tuple[ClassRow, ...]:
-    found: Any = sums.metric("class", makers["class"]())
-    means = found.compute()
-    rows = []
-    for label in np.flatnonzero(means["pictures"]).tolist():
-        numbers = [None if np.isnan(means[name][label]) else float(means[name][label]) for name in found.names]
-        rows.append(ClassRow(classes[label], int(means["pictures"][label]), *numbers))
-    return tuple(rows)
+def _mapped(picture: Explained, localizer: Localizer | None) -> MappedPicture:
+    """What is counted of a picture, small enough for another process: no pixels, and masks as arrays or files."""
+    boxes = None
+    if localizer is not None:
+        said = localizer(picture.picture) if callable(localizer) else localizer.boxes(picture.picture)
+        boxes = as_boxes(np.atleast_2d(np.asarray(said, np.float64)), f"localizer: {picture.record.example.id}")
+    truth = picture.record.truth
+    masks = {name: made() for name in ("mask", "ignore") if callable(made := getattr(truth, name))}
+    return MappedPicture(
+        picture.index, picture.view, picture.labels, picture.ranks, picture.maps, replace(truth, **masks), boxes
+    )
 
 
 def _settings(
     explainer: Explainer, bootstrap: int, seed: int, mosaics: int, tile_hw: tuple[int, int] | None
 ) -> dict[str, Any]:
-    from camlucida.results.saving import versions
-
     return {
         "bootstrap": bootstrap, "interval": LEVEL, "seed": seed, "tolerance": TOLERANCE, "mosaics": mosaics,
         "mosaic tile": None if tile_hw is None else list(tile_hw), "input": list(explainer.preprocess.size_hw),

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from camlucida.data.record import Record
 from camlucida.errors import ImageError, ModelError
+from camlucida.evaluation.class_matching import class_ids
+from camlucida.evaluation.explained import Explained
 from camlucida.explainer import Explainer
 from camlucida.metrics import GridPointing
 
@@ -38,6 +40,20 @@ class Known:
     label: int
     confidence: float
     thing: bool = True
+
+
+def known_of(pictures: Sequence[Explained], located: bool) -> list[Known]:
+    """The pictures of one class each that the model classifies rightly.
+
+    Args:
+        pictures: as the model sees them.
+        located: some records have boxes or masks: then a picture without any holds no thing.
+    """
+    return [
+        Known(one.index, one.labels[0], one.probabilities[0], one.record.truth.located or not located)
+        for one in pictures
+        if len(one.labels) == 1 and one.ranks[0] == 0
+    ]
 
 
 def layouts(known: Sequence[Known], count: int, seed: int) -> list[tuple[Known, ...]]:
@@ -82,8 +98,8 @@ def asked(mosaic: Sequence[Known]) -> list[int]:
 
 def play(
     explainer: Explainer,
+    classes: Sequence[str],
     records: Sequence[Record],
-    ids: dict[int, int],
     mosaics: Sequence[tuple[Known, ...]],
     batch: int,
 ) -> Iterator[tuple[dict[str, NDArray[Any]], tuple[int, int]]]:
@@ -93,11 +109,16 @@ def play(
 
     Args:
         explainer: the prepared model.
+        classes: names of the data's classes.
         records: of the dataset; tiles name them by index.
-        ids: the model's class of each class of the data.
         mosaics: see ``layouts``.
         batch: pictures that go through the model at once; of mosaics, which are four times as large, a quarter.
     """
+    if not mosaics:
+        return
+    labels = sorted({tile.label for mosaic in mosaics for tile in mosaic})
+    sample = explainer.preprocess(records[mosaics[0][0].index].example.read().pixels)[0]
+    ids = class_ids(classes, labels, explainer.class_names, explainer.runner.predict(sample[None]).shape[1])
     whole = True
     step = max(1, batch // TILES**2)
     for start in range(0, len(mosaics), step):
@@ -106,18 +127,18 @@ def play(
             inputs = np.stack([_mosaic(explainer, records, one) for one in some])
         except ImageError:  # gone since it was read the first time
             continue
-        classes = np.array([[ids[tile.label] for tile in one] for one in some], np.int64)
+        asked_ids = np.array([[ids[tile.label] for tile in one] for one in some], np.int64)
         if whole:
             try:
-                made = explainer.runner.explain(inputs, classes, explainer.class_names)
+                batch_maps = explainer.runner.explain(inputs, asked_ids, explainer.class_names)
             except ModelError:
                 if start:
                     raise
                 whole = False
         if not whole:
-            made = explainer.runner.explain(_halved(inputs), classes, explainer.class_names)
+            batch_maps = explainer.runner.explain(_halved(inputs), asked_ids, explainer.class_names)
         tile_hw = (inputs.shape[2] // TILES, inputs.shape[3] // TILES)
-        for mosaic, maps in zip(some, made.maps, strict=True):
+        for mosaic, maps in zip(some, batch_maps.maps, strict=True):
             metric = GridPointing(TILES)
             places = asked(mosaic)
             metric.update([maps[place] for place in places], places)

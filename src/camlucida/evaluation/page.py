@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 from html import escape
+from typing import TYPE_CHECKING
 
 from camlucida.evaluation.curves import curves_svg
-from camlucida.evaluation.result import Box, Case, Evaluation, Figure
-from camlucida.evaluation.table import limits, share, signed
+from camlucida.evaluation.findings import CLASS_NUMBERS, Box, Case, Figure, limits, share, signed
+
+if TYPE_CHECKING:
+    from camlucida.evaluation.result import Evaluation  # whose save() writes this page
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --paper: #fff; --soft: #5b6472; --line: #d8dde5; --card: #f5f7fa;
@@ -143,13 +146,12 @@ def _rect(box: Box, kind: str) -> str:
 
 
 def _classes(evaluation: Evaluation) -> str:
-    names = ("pictures", "top1", "gt_known", "iou", "pointing", "mask_iou")
-    titles = ("pictures", "top-1", "GT-known Loc", "box IoU", "pointing", "mask IoU")
+    columns = {"pictures": "pictures", **CLASS_NUMBERS}
     rows = ['<h2>Classes</h2><div class="wide"><table><tr><th>class</th>'
-            + "".join(f'<th class="number">{title}</th>' for title in titles) + "</tr>"]  # fmt: skip
+            + "".join(f'<th class="number">{title}</th>' for title in columns.values()) + "</tr>"]  # fmt: skip
     for row in evaluation.classes:
         cells = []
-        for name in names:
+        for name in columns:
             value = getattr(row, name)
             text = "–" if value is None else str(value) if isinstance(value, int) else share(value)
             cells.append(f'<td class="number">{text}</td>')

@@ -1,4 +1,4 @@
-"""What an evaluation found: frozen, in plain values for JSON, and as a page and a table."""
+"""The result of an evaluation: frozen, in plain values for JSON, and written beside its page."""
 
 from __future__ import annotations
 
@@ -13,89 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.boxes.calibration import Calibration
-
-Box = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class Value:
-    """A number and the limits of its 95 % interval; the limits are None without a bootstrap."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """What needs no network scores, and how much more the maps score: paired, so its interval is narrower."""
-
-    name: str
-    value: Value
-    gain: Value
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One number of the evaluation.
-
-    Attributes:
-        key: its name in JSON.
-        title: its name for people.
-        group: the heading it stands under.
-        value: a share in [0, 1].
-        pictures: how many it was measured on.
-        threshold: where it was taken at the best of all thresholds: that one; None otherwise.
-        baselines: beside it.
-    """
-
-    key: str
-    title: str
-    group: str
-    value: Value
-    pictures: int
-    threshold: float | None = None
-    baselines: tuple[Baseline, ...] = ()
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """What one class scored; None where nothing of the kind was measured."""
-
-    name: str
-    pictures: int
-    top1: float | None
-    gt_known: float | None
-    iou: float | None
-    pointing: float | None
-    mask_iou: float | None
-
-
-@dataclass(frozen=True)
-class Case:
-    """One picture shown on the page.
-
-    Attributes:
-        kind: "best", "median" or "worst", by the overlap.
-        id: of the record.
-        label: its class.
-        predicted: the likeliest class.
-        overlap: IoU of its box at the operating point (of its mask where there are no boxes).
-        boxes: half-open xyxy pixels of the picture, as predicted.
-        true_boxes: the true ones.
-        size_hw: of the picture.
-        jpeg: the picture under its map, without boxes; not in the JSON.
-    """
-
-    kind: str
-    id: str
-    label: str
-    predicted: str
-    overlap: float
-    boxes: tuple[Box, ...]
-    true_boxes: tuple[Box, ...]
-    size_hw: tuple[int, int]
-    jpeg: bytes = field(repr=False)
+from camlucida.evaluation.findings import Case, ClassRow, Figure
+from camlucida.evaluation.page import page
+from camlucida.results.files import make_folder, write_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +40,7 @@ class Evaluation:
         cases: pictures for the page.
         settings: what else it takes to repeat it: resamples, seed, tolerance, versions.
 
+    >>> from camlucida.evaluation.findings import Value
     >>> evaluation = Evaluation("net", "", "cam", "pets", "exact", Calibration(), 2, (), 0, (),
     ...     (Figure("top1", "classification, top-1", "classification", Value(0.5), 2),), ())
     >>> evaluation["top1"].value.value
@@ -171,11 +92,8 @@ class Evaluation:
         Raises:
             OutputError: the folder cannot be written.
         """
-        from camlucida.evaluation.page import page
-        from camlucida.results.saving import made_folder, write_whole
-
         place = Path(folder)
-        made_folder(place)
+        make_folder(place)
         data = json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False)
         write_whole(place / "evaluation.json", data.encode() + b"\n")
         write_whole(place / "evaluation.html", page(self).encode())

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from camlucida.evaluation.result import Evaluation, Figure, Value
+from camlucida.evaluation.findings import Figure, limits, share, signed
+from camlucida.evaluation.result import Evaluation
 
 
 def print_table(evaluation: Evaluation, folder: Path | None = None, console: Console | None = None) -> None:
@@ -62,31 +63,3 @@ def _beside(figure: Figure) -> Text:
         style = "red" if one.gain.value < 0 else ""
         lines.append(Text(f"{one.name} {share(one.value.value)} ({signed(one.gain.value)})", style=style))
     return Text("\n").join(lines)
-
-
-def share(value: float) -> str:
-    """A share with three digits.
-
-    >>> share(0.70649)
-    '0.706'
-    """
-    return f"{value:.3f}"
-
-
-def limits(value: Value) -> str:
-    """The interval's ends; nothing without a bootstrap.
-
-    >>> limits(Value(0.5, 0.41, 0.587))
-    '0.410–0.587'
-    """
-    return "" if value.low is None or value.high is None else f"{share(value.low)}–{share(value.high)}"
-
-
-def signed(value: float) -> str:
-    """A difference with its sign.
-
-    >>> signed(0.1), signed(-0.05), signed(-0.0001)
-    ('+0.100', '−0.050', '+0.000')
-    """
-    text = f"{abs(value):.3f}"
-    return f"−{text}" if value < 0 and text != "0.000" else f"+{text}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from camlucida.evaluation.result import Baseline, Figure
+from camlucida.evaluation.findings import Baseline, Figure
 
 _READS = "the network probably reads something other than the object"
 _CLAIMS = {
@@ -38,7 +38,7 @@ def warnings(figures: Sequence[Figure]) -> tuple[str, ...]:
     better" where it is not above 0; "not clearly better", for pointing and boxes, where its interval reaches to 0. The
     sure ones come first.
 
-    >>> from camlucida.evaluation.result import Value
+    >>> from camlucida.evaluation.findings import Value
     >>> beside = Baseline("centre point", Value(0.15), Value(-0.05, -0.08, -0.02))
     >>> figure = Figure("pointing_strict", "pointing game", "pointing", Value(0.1), 600, None, (beside,))
     >>> print(warnings([figure])[0])

@@ -4,8 +4,8 @@ Their counters are plain arrays in `metric.counters`, so one metric serves a loo
 """
 
 from camlucida.boxes.overlaps import box_overlaps, part_overlaps
-from camlucida.metrics.accumulate import Metric
 from camlucida.metrics.localization import BoxAccuracy, Localization, LocalizationScores, MaxBoxAcc, PxAP
+from camlucida.metrics.metric import Metric
 from camlucida.metrics.mosaic import GridPointing
 from camlucida.metrics.overlap import BestLocalization, BoxExtents, Extents, MaskIoU, MaxLocalization, MaxMaskIoU
 from camlucida.metrics.pointing import EnergyPointing, PointingGame

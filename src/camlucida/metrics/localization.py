@@ -16,8 +16,8 @@ from camlucida.boxes.localize import as_boxes, iou
 from camlucida.boxes.overlaps import THRESHOLDS, Mode, Parts, box_overlaps
 from camlucida.boxes.thresholds import unit_scaled
 from camlucida.errors import CamlucidaError
-from camlucida.metrics._inputs import as_classes, as_heatmaps, as_mask, as_overlap, check_count, ranks
-from camlucida.metrics.accumulate import Metric, seen
+from camlucida.metrics.checks import as_classes, as_heatmaps, as_mask, as_overlap, as_overlaps, check_count, ranks
+from camlucida.metrics.metric import Metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,26 +74,27 @@ class MaxBoxAcc(Metric):
             "images": np.zeros(1, np.int64),
         }
 
-    def _settings(self) -> tuple[object, ...]:
-        return self.iou, self.mode, self.parts
-
     def update(self, heatmaps: ArrayLike | Sequence[ArrayLike], boxes: Sequence[ArrayLike]) -> None:
         """Count some images: heatmaps (N, H, W) or a list of H×W; boxes one (M, 4) array of xyxy an image, M ≥ 1."""
         maps = as_heatmaps(heatmaps)
         check_count("boxes", boxes, len(maps))
-        correct = np.zeros_like(self.counters["correct"])
+        overlaps = np.zeros((len(maps), THRESHOLDS.size))
         for i, (heatmap, truth) in enumerate(zip(maps, boxes, strict=True)):
             try:
-                overlaps = box_overlaps(heatmap, truth, mode=self.mode, parts=self.parts)
+                overlaps[i] = box_overlaps(heatmap, truth, mode=self.mode, parts=self.parts)
             except CamlucidaError as error:
                 raise CamlucidaError(f"image {i}: {error}") from error
-            correct += overlaps >= np.array(self.iou)[:, None]
-        self.counters["correct"] += correct
-        self.counters["images"] += len(maps)
+        self.update_overlaps(overlaps)
+
+    def update_overlaps(self, overlaps: Sequence[ArrayLike] | NDArray[np.float64]) -> None:
+        """Count some images by what `box_overlaps` gave for each: (N, 1000)."""
+        values = as_overlaps(overlaps, len(overlaps))
+        self.counters["correct"] += [np.count_nonzero(values >= iou, axis=0) for iou in self.iou]
+        self.counters["images"] += len(values)
 
     def compute(self) -> BoxAccuracy:
         """The accuracies so far; raises CamlucidaError before the first image."""
-        curves = self.counters["correct"] / seen(self.counters["images"].item())
+        curves = self.counters["correct"] / self.images
         best = curves.argmax(axis=1)
         accuracy = curves.max(axis=1)
         return BoxAccuracy(
@@ -116,9 +117,6 @@ class PxAP(Metric):
     def __init__(self) -> None:
         self.counters = {"inside": np.zeros(1001, np.int64), "outside": np.zeros(1001, np.int64)}
 
-    def _settings(self) -> tuple[object, ...]:
-        return ()
-
     def update(
         self,
         heatmaps: ArrayLike | Sequence[ArrayLike],
@@ -136,6 +134,10 @@ class PxAP(Metric):
             other = ~mask
             if ignore is not None:
                 other &= ~as_mask(ignore[i], heatmap.shape, f"ignore: image {i}")
+            if heatmap.min() == heatmap.max():  # all pixels at the lowest threshold
+                inside[0] += np.count_nonzero(mask)
+                outside[0] += np.count_nonzero(other)
+                continue
             bins = _bins(unit_scaled(heatmap))
             inside += np.bincount(bins[mask], minlength=1001)
             outside += np.bincount(bins[other], minlength=1001)
@@ -179,9 +181,6 @@ class Localization(Metric):
         self.iou = as_overlap(iou)
         self.counters = {"right": np.zeros(5, np.int64), "images": np.zeros(1, np.int64)}
 
-    def _settings(self) -> tuple[object, ...]:
-        return (self.iou,)
-
     def update(
         self,
         predicted: Sequence[ArrayLike],
@@ -220,7 +219,7 @@ class Localization(Metric):
 
     def compute(self) -> LocalizationScores:
         """The scores so far; raises CamlucidaError before the first image."""
-        return LocalizationScores(*(self.counters["right"] / seen(self.counters["images"].item())).tolist())
+        return LocalizationScores(*(self.counters["right"] / self.images).tolist())
 
 
 def _bins(values: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from camlucida.errors import CamlucidaError
-from camlucida.metrics._inputs import as_heatmaps, check_count
-from camlucida.metrics.accumulate import Metric, seen
+from camlucida.metrics.checks import as_heatmaps, check_count
+from camlucida.metrics.metric import Metric
 
 
 class GridPointing(Metric):
@@ -33,9 +33,6 @@ class GridPointing(Metric):
             raise CamlucidaError(f"tiles: expected at least 2 in a row, got {tiles}")
         self.tiles = tiles
         self.counters = {"share": np.zeros(1), "images": np.zeros(1, np.int64)}
-
-    def _settings(self) -> tuple[object, ...]:
-        return (self.tiles,)
 
     def update(self, maps: ArrayLike | Sequence[ArrayLike], tiles: Sequence[int] | NDArray[np.int64]) -> None:
         """Count some maps.
@@ -64,7 +61,7 @@ class GridPointing(Metric):
 
     def compute(self) -> float:
         """The mean share so far; raises CamlucidaError before the first map."""
-        return float(self.counters["share"].item() / seen(self.counters["images"].item()))
+        return float(self.counters["share"].item() / self.images)
 
 
 def _covered(cells: int, at: int, tiles: int) -> NDArray[np.float64]:

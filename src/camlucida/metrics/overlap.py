@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from camlucida.boxes.localize import as_boxes, iou
-from camlucida.boxes.overlaps import THRESHOLDS
+from camlucida.boxes.overlaps import THRESHOLD_LEVELS, THRESHOLDS
 from camlucida.boxes.thresholds import STEPS, fine_levels
 from camlucida.errors import CamlucidaError
-from camlucida.metrics._inputs import as_classes, as_heatmaps, as_mask, as_overlap, check_count, ranks
-from camlucida.metrics.accumulate import Metric, seen
-
-_LEVELS = (THRESHOLDS * 255).astype(np.int64) + 1
+from camlucida.metrics.checks import as_classes, as_heatmaps, as_mask, as_overlap, as_overlaps, check_count, ranks
+from camlucida.metrics.metric import Metric
 
 
 class MaskIoU(Metric):
@@ -29,9 +27,6 @@ class MaskIoU(Metric):
 
     def __init__(self) -> None:
         self.counters = {"overlap": np.zeros(1), "images": np.zeros(1, np.int64)}
-
-    def _settings(self) -> tuple[object, ...]:
-        return ()
 
     def update(
         self, predicted: Sequence[ArrayLike], masks: Sequence[ArrayLike], ignore: Sequence[ArrayLike] | None = None
@@ -47,7 +42,7 @@ class MaskIoU(Metric):
 
     def compute(self) -> float:
         """The mean so far; raises CamlucidaError before the first picture."""
-        return float(self.counters["overlap"].item() / seen(self.counters["images"].item()))
+        return float(self.counters["overlap"].item() / self.images)
 
 
 class MaxMaskIoU(Metric):
@@ -63,9 +58,6 @@ class MaxMaskIoU(Metric):
 
     def __init__(self) -> None:
         self.counters = {"overlap": np.zeros(THRESHOLDS.size), "images": np.zeros(1, np.int64)}
-
-    def _settings(self) -> tuple[object, ...]:
-        return ()
 
     def update(
         self,
@@ -83,13 +75,13 @@ class MaxMaskIoU(Metric):
             hits, extra = (
                 np.bincount(levels[region], minlength=257)[::-1].cumsum()[::-1] for region in (inside, outside)
             )
-            overlap += (hits / (hits[0] + extra))[_LEVELS]
+            overlap += (hits / (hits[0] + extra))[THRESHOLD_LEVELS]
         self.counters["overlap"] += overlap
         self.counters["images"] += len(maps)
 
     def compute(self) -> tuple[float, float]:
         """The best mean so far, and the lowest threshold that gives it; raises CamlucidaError before any picture."""
-        curve = self.counters["overlap"] / seen(self.counters["images"].item())
+        curve = self.counters["overlap"] / self.images
         return float(curve.max()), float(THRESHOLDS[curve.argmax()])
 
 
@@ -120,9 +112,6 @@ class BoxExtents(Metric):
     def __init__(self) -> None:
         self.counters = {"sums": np.zeros(3), "images": np.zeros(1, np.int64)}
 
-    def _settings(self) -> tuple[object, ...]:
-        return ()
-
     def update(self, predicted: Sequence[ArrayLike], boxes: Sequence[ArrayLike]) -> None:
         """Count some pictures: one (P, 4) array of predicted and one (M, 4), M ≥ 1, of true half-open boxes each."""
         check_count("boxes", boxes, len(predicted))
@@ -144,7 +133,7 @@ class BoxExtents(Metric):
 
     def compute(self) -> Extents:
         """The means so far; raises CamlucidaError before the first picture."""
-        return Extents(*(self.counters["sums"] / seen(self.counters["images"].item())).tolist())
+        return Extents(*(self.counters["sums"] / self.images).tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,9 +174,6 @@ class MaxLocalization(Metric):
         self.iou = as_overlap(iou)
         self.counters = {"right": np.zeros((3, THRESHOLDS.size), np.int64), "images": np.zeros(1, np.int64)}
 
-    def _settings(self) -> tuple[object, ...]:
-        return (self.iou,)
-
     def update(
         self,
         overlaps: ArrayLike,
@@ -204,9 +190,8 @@ class MaxLocalization(Metric):
             logits: real (N, K).
             top: int (N, T), class numbers, likeliest first; give either this or the logits.
         """
-        values, true = np.asarray(overlaps, np.float64), as_classes(classes)
-        if values.shape != (len(true), THRESHOLDS.size):
-            raise CamlucidaError(f"overlaps: expected ({len(true)}, {THRESHOLDS.size}), got {values.shape}")
+        true = as_classes(classes)
+        values = as_overlaps(overlaps, len(true))
         rank = ranks(true, logits, top)
         found = values >= self.iou
         right = [found[rank < 1].sum(axis=0), found[rank < 5].sum(axis=0), found.sum(axis=0)]
@@ -215,7 +200,7 @@ class MaxLocalization(Metric):
 
     def compute(self) -> BestLocalization:
         """The scores so far; raises CamlucidaError before the first picture."""
-        curves = self.counters["right"] / seen(self.counters["images"].item())
+        curves = self.counters["right"] / self.images
         best = int(curves[2].argmax())
         top1, top5, gt_known = curves[:, best].tolist()
         return BestLocalization(top1, top5, gt_known, float(THRESHOLDS[best]), curves)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from camlucida.errors import CamlucidaError
-from camlucida.metrics._inputs import as_classes, as_heatmaps, as_region, check_count
-from camlucida.metrics.accumulate import Metric, seen, summed
+from camlucida.metrics.checks import as_classes, as_heatmaps, as_region, check_count
+from camlucida.metrics.metric import NOTHING_COUNTED, Metric, summed
 
 
 class PointingGame(Metric):
@@ -33,9 +33,6 @@ class PointingGame(Metric):
         self.tolerance = tolerance
         self.counters = {"hits": np.zeros(0, np.int64), "images": np.zeros(0, np.int64)}
 
-    def _settings(self) -> tuple[object, ...]:
-        return (self.tolerance,)
-
     def update(self, heatmaps: ArrayLike | Sequence[ArrayLike], truth: Sequence[ArrayLike], classes: ArrayLike) -> None:
         """Count some maps: heatmaps (N, H, W); truth a bool H×W mask or boxes (M, 4) for each; int classes (N,)."""
         maps, true = as_heatmaps(heatmaps), as_classes(classes)
@@ -52,8 +49,9 @@ class PointingGame(Metric):
 
     def compute(self) -> float:
         """The mean over the classes seen so far; raises CamlucidaError before the first map."""
-        seen(int(self.counters["images"].sum()))
         known = self.counters["images"] > 0
+        if not known.any():
+            raise CamlucidaError(NOTHING_COUNTED)
         return float((self.counters["hits"][known] / self.counters["images"][known]).mean())
 
 
@@ -71,9 +69,6 @@ class EnergyPointing(Metric):
     def __init__(self) -> None:
         self.counters = {"share": np.zeros(1), "images": np.zeros(1, np.int64)}
 
-    def _settings(self) -> tuple[object, ...]:
-        return ()
-
     def update(self, heatmaps: ArrayLike | Sequence[ArrayLike], truth: Sequence[ArrayLike]) -> None:
         """Count some maps: heatmaps (N, H, W); truth one bool H×W mask or one (M, 4) array of boxes a map."""
         maps = as_heatmaps(heatmaps)
@@ -89,4 +84,4 @@ class EnergyPointing(Metric):
 
     def compute(self) -> float:
         """The mean share so far; raises CamlucidaError before the first map."""
-        return float(self.counters["share"].item() / seen(self.counters["images"].item()))
+        return float(self.counters["share"].item() / self.images)

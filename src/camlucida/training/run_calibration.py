@@ -9,7 +9,7 @@ from typing import Literal
 from camlucida.boxes.calibration import Calibration
 from camlucida.data.record import Dataset, Record
 from camlucida.errors import TrainingError
-from camlucida.evaluation.operating import calibrated
+from camlucida.evaluation.operating_point import calibrated
 from camlucida.training.run_folder import open_run, store_calibration
 
 Guide = Literal["auto", "boxes", "pseudo"]
@@ -43,5 +43,5 @@ def calibrate_run(folder: Path, records: Sequence[Record], guide: Guide = "auto"
     model = open_run(folder)
     validation = Dataset("the validation split", tuple(model.class_names or ()), labelled)
     found = calibrated(model, validation, boxes=boxed and guide != "pseudo")
-    store_calibration(folder, found.to_dict())
+    store_calibration(folder, found)
     return found

@@ -1,4 +1,4 @@
-"""Checks of what comes into the localization metrics; every message says what was wrong and in which image."""
+"""Checks of what comes into the metrics; every message says what was wrong and in which image."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from camlucida.boxes.localize import as_boxes, as_heatmap
+from camlucida.boxes.overlaps import THRESHOLDS
 from camlucida.errors import CamlucidaError
 
 
@@ -28,17 +29,28 @@ def as_heatmaps(heatmaps: ArrayLike | Sequence[ArrayLike]) -> list[NDArray[Any]]
 
 
 def check_count(name: str, values: Sequence[Any] | NDArray[Any], count: int) -> None:
+    """Check that there is one entry an image."""
     if len(values) != count:
         raise CamlucidaError(f"{name}: expected one entry an image, {count}, got {len(values)}")
 
 
 def as_overlap(value: float) -> float:
+    """Check an overlap that is asked for: above 0, at most 1."""
     if not 0 < value <= 1:
         raise CamlucidaError(f"iou: expected an overlap in (0, 1], got {value}")
     return float(value)
 
 
+def as_overlaps(overlaps: ArrayLike | Sequence[ArrayLike], images: int) -> NDArray[np.float64]:
+    """Check what `box_overlaps` gave for each image: (N, 1000)."""
+    values = np.asarray(overlaps, np.float64)
+    if values.shape != (images, THRESHOLDS.size):
+        raise CamlucidaError(f"overlaps: expected {(images, THRESHOLDS.size)}, got {values.shape}")
+    return values
+
+
 def as_classes(classes: ArrayLike) -> NDArray[np.int64]:
+    """Check the ids of the true classes: int64 (N,)."""
     array = np.asarray(classes)
     if array.size and (array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0):
         raise CamlucidaError(f"classes: expected integers (N,) of at least 0, got {array.dtype} {array.shape}")
@@ -66,6 +78,7 @@ def ranks(true: NDArray[np.int64], logits: ArrayLike | None, top: ArrayLike | No
 
 
 def as_mask(mask: ArrayLike, shape: tuple[int, ...], name: str) -> NDArray[np.bool_]:
+    """Check a mask: bool of the heatmap's shape."""
     array = np.asarray(mask)
     if array.dtype != np.bool_ or array.shape != shape:
         raise CamlucidaError(f"{name}: expected bool of the heatmap's shape {shape}, got {array.dtype} {array.shape}")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import TargetError
-from camlucida.metrics._inputs import ranks
+from camlucida.metrics.checks import ranks
 from camlucida.targets import find_class
 
 _SHOWN = 12

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.boxes.calibration import filled
 from camlucida.boxes.overlaps import Mode
 from camlucida.data.record import Record
 from camlucida.errors import CamlucidaError
-from camlucida.evaluation.classes import class_ids, ranks_of
+from camlucida.evaluation.class_matching import class_ids, ranks_of
 from camlucida.explainer import Explainer
 from camlucida.images.batches import PreparedImage, prepared_batches
 from camlucida.images.picture import Picture
-from camlucida.images.preprocess import Preprocess, View
+from camlucida.images.preprocess import View
+from camlucida.models import open_model
 
-PROTOCOL_HW = (224, 224)
-"""The public benchmark looks at pictures, maps and truth at this size."""
+if TYPE_CHECKING:
+    from camlucida.images.symmetries import TTA
+    from camlucida.methods.forward_pass import Compute
+    from camlucida.models.model import ModelLike
+    from camlucida.pytorch.stages import Layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,32 +54,15 @@ class Explained:
     predicted: str
 
 
-def preprocess_for(preprocess: Preprocess, mode: Mode) -> Preprocess:
-    """The model's own in exact mode; in protocol mode the whole picture stretched to the model's input size."""
-    return preprocess if mode == "exact" else replace(preprocess, fit="stretch", crop_fraction=1.0)
-
-
-def size_for(view: View, mode: Mode) -> tuple[int, int]:
-    """The size at which a picture is evaluated: its own in exact mode, 224×224 in protocol mode."""
-    return view.image_hw if mode == "exact" else PROTOCOL_HW
-
-
-def laid(grid: NDArray[np.float32], view: View, mode: Mode) -> NDArray[np.float32]:
-    """A map over its picture at the size it is evaluated at: half-pixel bilinear in exact mode, what was not seen
-    carrying the lowest value; the benchmark's bicubic resize in protocol mode.
-
-    Args:
-        grid: float32 h×w.
-        view: what the network saw.
-        mode: "exact" or "protocol".
-
-    Returns:
-        float32 H×W.
+def explainer_for(model: ModelLike, mode: Mode, *, method: str | Compute, layer: Layers, tta: TTA) -> Explainer:
+    """A model prepared as a mode sees pictures: by its own preprocessing in exact mode; in protocol mode the whole
+    picture stretched to its input size.
     """
+    opened = open_model(model)
+    preprocess = opened.preprocess
     if mode == "protocol":
-        resized: NDArray[np.float32] = cv2.resize(grid, PROTOCOL_HW[::-1], interpolation=cv2.INTER_CUBIC)
-        return resized
-    return filled(view.project(grid), view.seen())
+        preprocess = replace(preprocess, fit="stretch", crop_fraction=1.0)
+    return Explainer(opened, method=method, layer=layer, preprocess=preprocess, tta=tta)
 
 
 def explained(
@@ -95,7 +80,7 @@ def explained(
         classes: names of the data's classes.
         records: each with at least one label.
         batch: pictures that go through the model at once.
-        on_error: told of every picture that cannot be read; the others go on.
+        on_error: called for every picture that cannot be read; the others go on.
 
     Yields:
         Up to ``batch`` explained pictures, in order.
@@ -130,28 +115,28 @@ def _explained(
     prepared: Sequence[PreparedImage[tuple[int, Record]]],
 ) -> list[Explained]:
     """One batch."""
-    labels = [one.item[1].example.labels for one in prepared]
+    labels = [image.item[1].example.labels for image in prepared]
     most = max(map(len, labels))
-    asked = np.array([[ids[one] for one in (*row, *row[:1] * (most - len(row)))] for row in labels], np.int64)
-    found = explainer.explain_prepared(prepared, asked)
-    if found.maps.ndim != 4:
-        raise CamlucidaError(f"evaluate: expected maps over pictures, h×w, got a grid {found.grid}")
-    made = []
-    for i, one in enumerate(prepared):
-        index, record = one.item
-        own = record.example.labels
-        made.append(
+    asked = np.array([[ids[label] for label in (*row, *row[:1] * (most - len(row)))] for row in labels], np.int64)
+    explanation = explainer.explain_prepared(prepared, asked)
+    if explanation.maps.ndim != 4:
+        raise CamlucidaError(f"evaluate: expected maps over pictures, h×w, got a grid {explanation.grid}")
+    pictures = []
+    for i, (image, own) in enumerate(zip(prepared, labels, strict=True)):
+        index, record = image.item
+        logits = explanation.logits[i]
+        pictures.append(
             Explained(
-                index, record, one.picture, one.view, own,
-                tuple(ranks_of(found.logits[i], [ids[label] for label in own])),
-                found.maps[i, : len(own)], tuple(found.probabilities[i, : len(own)].tolist()),
-                _likeliest(found.logits[i], explainer.class_names or classes),
+                index=index, record=record, picture=image.picture, view=image.view, labels=own,
+                ranks=tuple(ranks_of(logits, [ids[label] for label in own])), maps=explanation.maps[i, : len(own)],
+                probabilities=tuple(explanation.probabilities[i, : len(own)].tolist()),
+                predicted=_likeliest(logits, explainer.class_names or classes),
             )
         )  # fmt: skip
-    return made
+    return pictures
 
 
-def _likeliest(logits: NDArray[np.float32], labels: Sequence[Any]) -> str:
+def _likeliest(logits: NDArray[np.float32], class_names: Sequence[Any]) -> str:
     wide = np.concatenate([-logits, logits]) if logits.size == 1 else logits
     best = int(wide.argmax())
-    return str(labels[best]) if best < len(labels) else f"class {best}"
+    return str(class_names[best]) if best < len(class_names) else f"class {best}"
