@@ -56,6 +56,16 @@ class Cells:
         """How many cells the grid has."""
         return math.prod(self.grid)
 
+    @property
+    def words(self) -> str:
+        """Layout and sizes: ``NCHW 2048×7×7``."""
+        h, w = self.grid
+        sizes = {
+            "NCHW": f"{self.channels}×{h}×{w}", "NHWC": f"{h}×{w}×{self.channels}",
+            "NLC": f"{self.count}×{self.channels} ({h}×{w})", "NCL": f"{self.channels}×{self.count} ({h}×{w})",
+        }  # fmt: skip
+        return f"{self.layout} {sizes[self.layout]}"
+
 
 @dataclass(frozen=True)
 class Reduction:
@@ -76,16 +86,17 @@ def reduction(graph: Graph, node: Any) -> Reduction | None:
         return None
     source = node.input[0]
     shape = graph.shape_of(source)
-    given = attributes(node)
-    if node.op_type == "GlobalAveragePool":
-        return Reduction(source, tuple(range(2, len(shape))), True, True)
+    options = attributes(node)
     if node.op_type == "AveragePool":
-        whole = tuple(given["kernel_shape"]) == shape[2:] and not any(given.get("pads", ()))
-        return Reduction(source, tuple(range(2, len(shape))), True, True) if whole and _is_one(graph, node) else None
-    axes = _axes(graph, node, given, len(shape))
+        whole = tuple(options["kernel_shape"]) == shape[2:] and not any(options.get("pads", ()))
+        if not whole or math.prod(graph.shape_of(node.output[0])[2:]) != 1:
+            return None
+    if node.op_type in ("GlobalAveragePool", "AveragePool"):
+        return Reduction(source, tuple(range(2, len(shape))), True, True)
+    axes = _axes(graph, node, options, len(shape))
     if axes is None:
         return None
-    own = Reduction(source, axes, node.op_type == "ReduceMean", bool(given.get("keepdims", 1)))
+    own = Reduction(source, axes, node.op_type == "ReduceMean", bool(options.get("keepdims", 1)))
     before = graph.makers.get(source)
     first = reduction(graph, before) if before is not None and before.op_type == node.op_type else None
     if first is None or first.keepdims != own.keepdims:
@@ -96,22 +107,22 @@ def reduction(graph: Graph, node: Any) -> Reduction | None:
     )
 
 
-def cells_of(graph: Graph, found: Reduction, pooling: str) -> Cells | None:
+def cells_of(graph: Graph, pooled: Reduction, pooling: str) -> Cells | None:
     """The features that a reduction pools; None if it does not remove a grid and leave channels.
 
     Raises:
         ExportError: it removes the tokens' axis, but what grid they are of is unclear.
     """
-    shape = graph.shape_of(found.source)
+    shape = graph.shape_of(pooled.source)
     layout = next(
-        (name for name, (space, channel) in AXES.items() if space == found.axes and len(shape) == len(space) + 2), None
+        (name for name, (space, channel) in AXES.items() if space == pooled.axes and len(shape) == len(space) + 2), None
     )
     if layout is None:
         return None
     space, channel = AXES[layout]
     if math.prod(shape[axis] for axis in space) == 1 or (len(shape) == 3 and shape[channel] == 1):
         return None
-    return gridded(graph, found.source, layout, found.mean, pooling)
+    return gridded(graph, pooled.source, layout, pooled.mean, pooling)
 
 
 def gridded(graph: Graph, tensor: str, layout: FeatureLayout, mean: bool, pooling: str) -> Cells:
@@ -165,27 +176,23 @@ def _token_grid(graph: Graph, tensor: str, count: int, channels: int) -> tuple[t
             if source in graph.varying and source not in seen:
                 seen.add(source)
                 waiting.append(source)
-    found = by_convolution or by_shape
-    if len(found) != 1:
-        grids = " or ".join(f"{h}×{w}" for h, w in found) or "nowhere in the graph"
+    fitting = by_convolution or by_shape
+    if len(fitting) != 1:
+        grids = " or ".join(f"{h}×{w}" for h, w in fitting) or "nowhere in the graph"
         raise ExportError(
             f"{graph.name}: pools {count} tokens whose rows and columns are unclear ({grids}); "
             "export the model with its features as N×C×H×W"
         )
-    return next(iter(found.items()))
+    return next(iter(fitting.items()))
 
 
-def _axes(graph: Graph, node: Any, given: dict[str, Any], rank: int) -> tuple[int, ...] | None:
+def _axes(graph: Graph, node: Any, options: dict[str, Any], rank: int) -> tuple[int, ...] | None:
     """The axes of a reduction, an attribute or (since opset 13 or 18) an input; counted from the front."""
-    axes = given.get("axes")
+    axes = options.get("axes")
     if axes is None and len(node.input) > 1 and node.input[1]:
         if node.input[1] in graph.varying:
             return None
         axes = graph.value(node.input[1]).tolist()
     if not axes:
-        return None if given.get("noop_with_empty_axes") else tuple(range(rank))
+        return None if options.get("noop_with_empty_axes") else tuple(range(rank))
     return tuple(sorted(axis % rank for axis in axes))
-
-
-def _is_one(graph: Graph, node: Any) -> bool:
-    return math.prod(graph.shape_of(node.output[0])[2:]) == 1

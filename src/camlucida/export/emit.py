@@ -37,8 +37,8 @@ class Builder:
         self.opset = graph.opset
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
-        inner = graph.model.graph
-        self._used = {PREFIX, *graph.varying, *graph.makers, *graph.initializers, *(one.name for one in inner.node)}
+        names = (node.name for node in graph.model.graph.node)
+        self._used = {PREFIX, *graph.varying, *graph.makers, *graph.initializers, *names}
 
     def free(self, stem: str) -> str:
         """A name that nothing has yet."""
@@ -95,35 +95,35 @@ class Builder:
 class Emitter:
     """Writes expressions in the cells of one graph.
 
-    Values are (N, C, cells) tensors; with ``ids`` (N, k) they are (N, k, cells), the rows of the asked classes alone.
+    Values are (N, C, cells) tensors; with ``ids`` (N, k) they are (N, k, cells), the rows of these classes alone.
     """
 
     def __init__(self, graph: Graph, builder: Builder) -> None:
         self.graph, self.build = graph, builder
-        self._made: dict[tuple[int, bool], str] = {}
+        self._tensors: dict[tuple[int, bool], str] = {}
         self._kinds: dict[int, int] = {}
 
     def maps(self, expression: Expression, cells: Cells, ids: str | None) -> str:
         """Maps (N, K, h, w), or (N, k, h, w) of the classes ``ids``, in logits per cell, float32."""
-        for one in ordered(expression):
-            self._kinds[id(one)] = self._kind(one)
-        made, kind = self._emit(expression, ids), self._kinds[id(expression)]
+        for part in ordered(expression):
+            self._kinds[id(part)] = self._kind(part)
+        tensor, kind = self._emit(expression, ids), self._kinds[id(expression)]
         fixed = self.graph.fixed_hw is not None
         if cells.mean and fixed:
-            made = self.build.node("Mul", [made, self.build.number(1 / cells.count, kind, "share")])
+            tensor = self.build.node("Mul", [tensor, self.build.number(1 / cells.count, kind, "share")])
         elif cells.mean:
-            count = self.build.node("Cast", [self.build.sizes(made, 2, 3)], {"to": kind})
-            made = self.build.node("Div", [made, count])
+            count = self.build.node("Cast", [self.build.sizes(tensor, 2, 3)], {"to": kind})
+            tensor = self.build.node("Div", [tensor, count])
         if kind != onnx.TensorProto.FLOAT:
-            made = self.build.node("Cast", [made], {"to": onnx.TensorProto.FLOAT})
+            tensor = self.build.node("Cast", [tensor], {"to": onnx.TensorProto.FLOAT})
         if fixed:
-            return self.build.reshape(made, 0, 0, *cells.grid)
-        tensor, first = cells.grid_from
-        sizes = self.build.joined(self.build.whole(0, 0), self.build.sizes(tensor, first, first + 2))
-        return self.build.node("Reshape", [made, sizes])
+            return self.build.reshape(tensor, 0, 0, *cells.grid)
+        source, first = cells.grid_from
+        sizes = self.build.joined(self.build.whole(0, 0), self.build.sizes(source, first, first + 2))
+        return self.build.node("Reshape", [tensor, sizes])
 
-    def _kind(self, one: Expression) -> int:
-        match one:
+    def _kind(self, expression: Expression) -> int:
+        match expression:
             case Features(cells=cells):
                 return self.graph.type_of(cells.tensor)
             case Cast(to=to):
@@ -131,29 +131,29 @@ class Emitter:
             case SignedSum(parts=parts):
                 return self._kinds[id(parts[0][0])]
             case _:
-                return self._kinds[id(one.of)]
+                return self._kinds[id(expression.of)]
 
-    def _emit(self, one: Expression, ids: str | None) -> str:
-        key = (id(one), ids is not None)
-        if key not in self._made:
-            self._made[key] = self._written(one, ids)
-        return self._made[key]
+    def _emit(self, expression: Expression, ids: str | None) -> str:
+        key = (id(expression), ids is not None)
+        if key not in self._tensors:
+            self._tensors[key] = self._written(expression, ids)
+        return self._tensors[key]
 
-    def _written(self, one: Expression, ids: str | None) -> str:
-        kind = self._kinds[id(one)]
-        match one:
+    def _written(self, expression: Expression, ids: str | None) -> str:
+        kind = self._kinds[id(expression)]
+        match expression:
             case Features(cells=cells):
-                return self._cells(cells) if ids is None else self._rows(self._emit(one, None), ids)
+                return self._cells(cells) if ids is None else self._rows(self._emit(expression, None), ids)
             case Matrix(of=of, flat=flat):
                 if flat:
-                    return self._flat(one) if ids is None else self._rows(self._emit(one, None), ids)
-                return self.build.node("MatMul", [self._weight(one, ids), self._emit(of, None)])
+                    return self._flat(expression) if ids is None else self._rows(self._emit(expression, None), ids)
+                return self.build.node("MatMul", [self._weight(expression, ids), self._emit(of, None)])
             case Scale(of=of, factor=factor):
                 return self.build.node("Mul", [self._emit(of, ids), self._vector(factor, kind, ids)])
             case Shift(of=of):
                 return self._emit(of, ids)
             case FrozenScale(of=of, by=by, divide=divide):
-                number = self.build.reshape(by if isinstance(by, str) else self._spread(by, kind), -1, 1, 1)
+                number = self.build.reshape(by if isinstance(by, str) else self._divisor(by, kind), -1, 1, 1)
                 return self.build.node("Div" if divide else "Mul", [self._emit(of, ids), number])
             case ChannelMean(of=of):
                 return self.build.reduced("ReduceMean", self._emit(of, None), 1)
@@ -161,11 +161,11 @@ class Emitter:
                 return self.build.node("Cast", [self._emit(of, ids)], {"to": kind})
             case SignedSum(parts=parts):
                 (first, sign), *others = parts
-                made = self._emit(first, ids)
-                made = made if sign > 0 else self.build.node("Neg", [made])
+                tensor = self._emit(first, ids)
+                tensor = tensor if sign > 0 else self.build.node("Neg", [tensor])
                 for part, sign in others:
-                    made = self.build.node("Add" if sign > 0 else "Sub", [made, self._emit(part, ids)])
-                return made
+                    tensor = self.build.node("Add" if sign > 0 else "Sub", [tensor, self._emit(part, ids)])
+                return tensor
 
     def _cells(self, cells: Cells) -> str:
         channels = cells.channels
@@ -180,11 +180,11 @@ class Emitter:
             case "NCL":
                 return cells.tensor
 
-    def _weight(self, one: Matrix, ids: str | None) -> str:
+    def _weight(self, matrix: Matrix, ids: str | None) -> str:
         """The graph's own matrix as (K, C), or (N, k, C): turned where it lies, as ONNX Runtime does on loading."""
-        name = one.weight
+        name = matrix.weight
         shape = self._weight_shape(name)
-        if one.form == "CK":
+        if matrix.form == "CK":
             name = name if len(shape) == 2 else self.build.reshape(name, shape[-2], shape[-1])
             name = self.build.node("Transpose", [name], {"perm": [1, 0]})
         elif len(shape) > 2:
@@ -195,21 +195,21 @@ class Emitter:
         stored = self.graph.initializers.get(name)
         return tuple(stored.dims) if stored is not None else self.graph.value(name).shape
 
-    def _flat(self, one: Matrix) -> str:
+    def _flat(self, matrix: Matrix) -> str:
         """Each cell by its own matrix: (cells, N, C) @ (cells, C, K) -> (N, K, cells)."""
-        assert isinstance(one.of, Features)
-        cells = one.of.cells
-        form, channels, count = one.form, cells.channels, cells.count
+        assert isinstance(matrix.of, Features)
+        cells = matrix.of.cells
+        form, channels, count = matrix.form, cells.channels, cells.count
         channels_first = cells.layout == "NCHW"
         inner = (channels, count) if channels_first else (count, channels)
         if form == "KC":
             order = [2, 1, 0] if channels_first else [1, 2, 0]
-            weight = self.build.reshape(one.weight, one.rows, *inner)
+            weight = self.build.reshape(matrix.weight, matrix.rows, *inner)
         else:
             order = [1, 0, 2] if channels_first else [0, 1, 2]
-            weight = self.build.reshape(one.weight, *inner, one.rows)
+            weight = self.build.reshape(matrix.weight, *inner, matrix.rows)
         weight = self.build.node("Transpose", [weight], {"perm": order})
-        features = self.build.node("Transpose", [self._emit(one.of, None)], {"perm": [2, 0, 1]})
+        features = self.build.node("Transpose", [self._emit(matrix.of, None)], {"perm": [2, 0, 1]})
         return self.build.node("Transpose", [self.build.node("MatMul", [features, weight])], {"perm": [1, 2, 0]})
 
     def _vector(self, factor: NDArray[np.float64], kind: int, ids: str | None) -> str:
@@ -222,18 +222,18 @@ class Emitter:
         )
 
     def _rows(self, every: str, ids: str) -> str:
-        """The asked rows of (N, K, cells)."""
+        """The rows of the classes ``ids`` out of (N, K, cells)."""
         sizes = self.build.joined(self.build.whole(1, 1), self.build.sizes(every, 2, 3))
         index = self.build.node("Expand", [self.build.reshape(ids, 0, -1, 1), sizes])
         return self.build.node("GatherElements", [every, index], {"axis": 1})
 
-    def _spread(self, spread: NormDivisor, kind: int) -> str:
+    def _divisor(self, divisor: NormDivisor, kind: int) -> str:
         """What a fused normalization divides by, (N, 1)."""
-        pooled = self.build.reshape(spread.pooled, 0, -1)
-        if spread.kind == "std":
+        pooled = self.build.reshape(divisor.pooled, 0, -1)
+        if divisor.kind == "std":
             pooled = self.build.node("Sub", [pooled, self.build.reduced("ReduceMean", pooled, 1)])
         square = self.build.node("Mul", [pooled, pooled])
-        if spread.kind == "length":
+        if divisor.kind == "length":
             return self.build.node("Sqrt", [self.build.reduced("ReduceSum", square, 1)])
         mean = self.build.reduced("ReduceMean", square, 1)
-        return self.build.node("Sqrt", [self.build.node("Add", [mean, self.build.number(spread.eps, kind, "eps")])])
+        return self.build.node("Sqrt", [self.build.node("Add", [mean, self.build.number(divisor.eps, kind, "eps")])])

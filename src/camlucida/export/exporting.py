@@ -21,13 +21,7 @@ from camlucida.images.picture import shown
 from camlucida.images.preprocess import Preprocess
 from camlucida.images.sample import sample
 from camlucida.onnx.load import read
-from camlucida.onnx.metadata import (
-    Metadata,
-    stored_class_names,
-    stored_preprocess,
-    usual_preprocess,
-    write_metadata,
-)
+from camlucida.onnx.metadata import Metadata, stored_class_names, stored_preprocess, usual_preprocess, write_metadata
 
 if TYPE_CHECKING:
     from camlucida.export.torch_graph import TorchGraph
@@ -151,8 +145,6 @@ def _traced(source: str, size_hw: tuple[int, int] | None, scratch: Path) -> Torc
     try:
         from camlucida.export.torch_graph import trace
     except ModuleNotFoundError as error:
-        if isinstance(error, MissingExtraError):
-            raise
         raise MissingExtraError("PyTorch", "torch") from error
     return trace(source, size_hw, scratch)
 

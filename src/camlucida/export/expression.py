@@ -121,18 +121,18 @@ class HeadTensor:
 
 def ordered(expression: Expression) -> list[Expression]:
     """Every part of an expression once, each after the parts that it is of."""
-    found: list[Expression] = []
+    order: list[Expression] = []
     done: set[int] = set()
     waiting = [(expression, False)]
     while waiting:
-        one, ready = waiting.pop()
+        part, ready = waiting.pop()
         if ready:
-            found.append(one)
-        elif id(one) not in done:
-            done.add(id(one))
-            waiting.append((one, True))
-            waiting.extend((part, False) for part in reversed(parts_of(one)))
-    return found
+            order.append(part)
+        elif id(part) not in done:
+            done.add(id(part))
+            waiting.append((part, True))
+            waiting.extend((below, False) for below in reversed(parts_of(part)))
+    return order
 
 
 def parts_of(expression: Expression) -> list[Expression]:
@@ -144,8 +144,8 @@ def parts_of(expression: Expression) -> list[Expression]:
 
 def features_of(expression: Expression) -> list[Cells]:
     """The features that an expression starts from, each once."""
-    found = {one.cells.tensor: one.cells for one in ordered(expression) if isinstance(one, Features)}
-    return list(found.values())
+    cells = {part.cells.tensor: part.cells for part in ordered(expression) if isinstance(part, Features)}
+    return list(cells.values())
 
 
 def offset(expression: Expression, graph: Graph) -> NDArray[np.float64]:
@@ -154,15 +154,15 @@ def offset(expression: Expression, graph: Graph) -> NDArray[np.float64]:
     Raises:
         ExportError: it is not the same for every picture: a constant stands before a normalization.
     """
-    found: dict[int, NDArray[np.float64]] = {}
-    for one in ordered(expression):
-        below = [found[id(part)] for part in parts_of(one)]
-        found[id(one)] = np.asarray(_offset(one, below, graph), np.float64)
-    return found[id(expression)]
+    offsets: dict[int, NDArray[np.float64]] = {}
+    for part in ordered(expression):
+        below = [offsets[id(each)] for each in parts_of(part)]
+        offsets[id(part)] = np.asarray(_offset(part, below, graph), np.float64)
+    return offsets[id(expression)]
 
 
-def _offset(one: Expression, below: list[NDArray[np.float64]], graph: Graph) -> Any:
-    match one:
+def _offset(expression: Expression, below: list[NDArray[np.float64]], graph: Graph) -> Any:
+    match expression:
         case Features():
             return 0.0
         case Matrix(weight=weight, form=form):

@@ -71,19 +71,19 @@ class HeadReader:
     # --- The beginning: pooling, or a flattened grid -------------------------------------------------------------
 
     def _pooled(self, node: Any) -> HeadTensor | None:
-        found = reduction(self.graph, node)
-        if found is None:
+        pooled = reduction(self.graph, node)
+        if pooled is None:
             return None
-        shape = self.shape(found.source)
-        if math.prod(shape[axis] for axis in found.axes) == 1 and len(shape) > 2:  # a mean of one value
-            below = self.read(found.source)
-            gone = 0 if found.keepdims else sum(axis < below.axis for axis in found.axes)
+        shape = self.shape(pooled.source)
+        if math.prod(shape[axis] for axis in pooled.axes) == 1 and len(shape) > 2:  # a mean of one value
+            below = self.read(pooled.source)
+            gone = 0 if pooled.keepdims else sum(axis < below.axis for axis in pooled.axes)
             return HeadTensor(below.expression, below.axis - gone, below.width)
-        cells = cells_of(self.graph, found, described(node))
+        cells = cells_of(self.graph, pooled, described(node))
         if cells is None:
             return None
-        channel = next(axis for axis in range(1, len(shape)) if axis not in found.axes)
-        gone = 0 if found.keepdims else sum(axis < channel for axis in found.axes)
+        channel = next(axis for axis in range(1, len(shape)) if axis not in pooled.axes)
+        gone = 0 if pooled.keepdims else sum(axis < channel for axis in pooled.axes)
         return HeadTensor(Features(cells), channel - gone, cells.channels)
 
     def moved(self, node: Any, source: str) -> HeadTensor:

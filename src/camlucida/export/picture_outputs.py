@@ -49,7 +49,7 @@ def heatmap_nodes(graph: Graph, build: Builder, maps: str, size: Upsample) -> st
                       {"mode": "linear", "coordinate_transformation_mode": "half_pixel"})  # fmt: skip
 
 
-def box_nodes(graph: Graph, build: Builder, laid: str, threshold: float) -> str:
+def box_nodes(graph: Graph, build: Builder, maps: str, threshold: float) -> str:
     """The box around all cells of each map above a share of its maximum (Zhou et al., CVPR 2016, section 3.2).
 
     The paper takes the largest connected part; a graph cannot, so this box holds every part. It equals the paper's
@@ -58,24 +58,24 @@ def box_nodes(graph: Graph, build: Builder, laid: str, threshold: float) -> str:
     Args:
         graph: for the input's size.
         build: where the nodes go.
-        laid: maps or heatmaps (N, K, h, w).
+        maps: maps or heatmaps (N, K, h, w).
         threshold: share of the maximum; strictly above it, and nothing where the maximum is not positive.
 
     Returns:
         Half-open xyxy in pixels of the network's input, float32 (N, K, 4); zeros where nothing is above.
     """
-    highest = build.reduced("ReduceMax", build.reduced("ReduceMax", laid, 3), 2)
+    highest = build.reduced("ReduceMax", build.reduced("ReduceMax", maps, 3), 2)
     zero = build.number([0.0], _FLOAT, "zero")
     cut = build.node("Max", [build.node("Mul", [highest, build.number([threshold], _FLOAT)]), zero])
-    above = build.node("Cast", [build.node("Greater", [laid, cut])], {"to": _FLOAT})
+    above = build.node("Cast", [build.node("Greater", [maps, cut])], {"to": _FLOAT})
     sides = []
     # First and last column (then row) with a cell above: the greatest n - i, and the greatest i + 1.
     for axis, other in ((3, 2), (2, 3)):
         seen = build.reduced("ReduceMax", above, other, keepdims=False)
-        count = build.node("Cast", [build.sizes(laid, axis, axis + 1)], {"to": _FLOAT})
-        one = build.number([1.0], _FLOAT, "one")
-        stop = build.node("Add", [build.reshape(count), one])
-        ends = build.node("Range", [build.reshape(one), stop, build.reshape(one)])
+        count = build.node("Cast", [build.sizes(maps, axis, axis + 1)], {"to": _FLOAT})
+        unit = build.number([1.0], _FLOAT, "one")
+        stop = build.node("Add", [build.reshape(count), unit])
+        ends = build.node("Range", [build.reshape(unit), stop, build.reshape(unit)])
         starts = build.node("Sub", [build.reshape(stop, 1), ends])
         last = build.reduced("ReduceMax", build.node("Mul", [seen, ends]), 2)
         some = build.node("Cast", [build.node("Greater", [last, zero])], {"to": _FLOAT})

@@ -22,7 +22,7 @@ _PRODUCTS = ("MatMul", "Mul", "Div", "Gemm", "Einsum")
 
 def refusal(graph: Graph, node: Any) -> str:
     """What stands at a node between the features and the logits that is not affine, or not known."""
-    shapes = [graph.shapes.get(one, ()) for one in node.input if one in graph.varying]
+    shapes = [graph.shapes.get(name, ()) for name in node.input if name in graph.varying]
     on_grid = any(len(wide(shape)) > 1 for shape in shapes)
     what = described(node)
     if node.op_type in _MAXIMA:

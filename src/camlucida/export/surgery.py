@@ -27,7 +27,7 @@ _NAMES = ("logits", "maps", "bias", "top_ids", "heatmaps", "boxes")
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What was found in a graph, and what it takes.
+    """What is known of a classifier's graph.
 
     Attributes:
         head: the kind of head, in words.
@@ -84,7 +84,7 @@ def add_maps(
     head = read_head(graph, tensor)
     features = features_of(head.expression)
     if len({cells.tensor for cells in features}) != 1:
-        raise ExportError(f"{name}: its logits are made of several grids: {', '.join(map(_words, features))}")
+        raise ExportError(f"{name}: its logits are made of several grids: {', '.join(each.words for each in features)}")
     if head.width != count:
         raise ExportError(f"{name}: its {count} logits are not the head's {head.width} channels")
     if wanted.top is not None and wanted.top > head.width:
@@ -97,7 +97,7 @@ def add_maps(
     outputs = _outputs(graph, build, tensor, head, cells, wanted)
     new.graph.node.extend(build.nodes)
     new.graph.initializer.extend(build.constants)
-    constants = {one.name for one in new.graph.initializer}
+    constants = {tensor.name for tensor in new.graph.initializer}
     for output, (source, _, _) in outputs.items():
         if source not in graph.outputs and source not in constants:
             renamed[source] = output
@@ -113,7 +113,7 @@ def add_maps(
             new.graph.output.append(info)
     frozen = any(isinstance(part, FrozenScale) for part in ordered(head.expression))
     return new, GraphFacts(
-        NORMALIZED if frozen else AFFINE, cells.pooling, _words(cells), cells.grid, head.width, activation, graph,
+        NORMALIZED if frozen else AFFINE, cells.pooling, cells.words, cells.grid, head.width, activation, graph,
         _precision(graph, tensor, cells),
     )  # fmt: skip
 
@@ -141,13 +141,13 @@ def _outputs(
     outputs["logits"] = logits, kind, ["N", head.width]
     outputs["maps"] = maps, float32, ["N", rows, *grid]
     outputs["bias"] = bias, float32, [head.width] if ids is None else ["N", rows]
-    laid = maps
+    drawn = maps
     if wanted.upsample is not None:
-        laid = heatmap_nodes(graph, build, maps, wanted.upsample)
+        drawn = heatmap_nodes(graph, build, maps, wanted.upsample)
         size = wanted.upsample if isinstance(wanted.upsample, tuple) else graph.fixed_hw or ("H", "W")
-        outputs["heatmaps"] = laid, float32, ["N", rows, *size]
+        outputs["heatmaps"] = drawn, float32, ["N", rows, *size]
     if wanted.boxes is not None:
-        outputs["boxes"] = box_nodes(graph, build, laid, wanted.boxes), float32, ["N", rows, 4]
+        outputs["boxes"] = box_nodes(graph, build, drawn, wanted.boxes), float32, ["N", rows, 4]
     return outputs
 
 
@@ -195,8 +195,8 @@ def _rename(new: Any, renamed: dict[str, str]) -> None:
     """Rename tensors of a graph, in its subgraphs too."""
     if not renamed:
         return
-    for one in (*new.graph.initializer, *new.graph.value_info):
-        one.name = renamed.get(one.name, one.name)
+    for tensor in (*new.graph.initializer, *new.graph.value_info):
+        tensor.name = renamed.get(tensor.name, tensor.name)
     nodes = list(new.graph.node)
     while nodes:
         node = nodes.pop()
@@ -224,13 +224,3 @@ def _precision(graph: Graph, tensor: str, cells: Cells) -> str:
             waiting.extend(node.input)
     half = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
     return "half" if half & kinds else ""
-
-
-def _words(cells: Cells) -> str:
-    """Layout and sizes: ``NCHW 2048×7×7``."""
-    h, w = cells.grid
-    sizes = {
-        "NCHW": f"{cells.channels}×{h}×{w}", "NHWC": f"{h}×{w}×{cells.channels}",
-        "NLC": f"{cells.count}×{cells.channels} ({h}×{w})", "NCL": f"{cells.channels}×{cells.count} ({h}×{w})",
-    }  # fmt: skip
-    return f"{cells.layout} {sizes[cells.layout]}"

@@ -68,7 +68,7 @@ class TorchGraph:
         for batch in [graph.example(2, seed=4)] + ([] if real is None else [real.repeat(graph.batch or 1, 0)]):
             outputs = run({graph.input.name: batch})
             with torch.no_grad(), evaluating(self.both.net):
-                logits, maps = (one.double().numpy() for one in self.both(torch.from_numpy(batch)))
+                logits, maps = (tensor.double().numpy() for tensor in self.both(torch.from_numpy(batch)))
             if "top_ids" in outputs:
                 maps = np.take_along_axis(maps, outputs["top_ids"][:, :, None, None], 1)
             for own, other in ((logits, outputs["logits"]), (maps, outputs["maps"])):

@@ -32,8 +32,10 @@ def staged(out: Path) -> Iterator[Path]:
         try:
             folder = Path(tempfile.mkdtemp(prefix=".camlucida-", dir=out.parent))
             yield folder / out.name
-            made = sorted(folder.iterdir(), key=lambda path: path.name == out.name)  # the model last: it is of its data
-            for path in made:
+            files = sorted(
+                folder.iterdir(), key=lambda path: path.name == out.name
+            )  # the model last: it is of its data
+            for path in files:
                 path.replace(out.parent / path.name)
         except OSError as error:
             why = error.strerror or error

@@ -69,7 +69,7 @@ def providers_of(names: Sequence[str]) -> list[str]:
 
     known = {_short(name): name for name in onnxruntime.get_all_providers()}
     here = ", ".join(available())
-    found = []
+    wanted = []
     for name in names:
         short = _short(name.strip())
         short = _SPOKEN.get(short, short)
@@ -80,8 +80,8 @@ def providers_of(names: Sequence[str]) -> list[str]:
                 f"provider {name!r} is not in the installed ONNX Runtime, which has {here}; "
                 "install the build of onnxruntime that has it"
             )
-        found.append(known[short])
-    return list(dict.fromkeys((*found, f"CPU{_SUFFIX}")))
+        wanted.append(known[short])
+    return list(dict.fromkeys((*wanted, f"CPU{_SUFFIX}")))
 
 
 def _short(provider: str) -> str:
@@ -135,7 +135,7 @@ def open_session(
         if "xternal" in str(error):
             why = "keeps weights in another file, which is never followed; save it with its weights inside"
         raise ModelError(f"{name}: {why} ({first_line(error)})") from error
-    missing = [_short(one) for one in wanted if one not in session.get_providers()]
+    missing = [_short(each) for each in wanted if each not in session.get_providers()]
     if missing:  # ONNX Runtime goes on with the CPU where a provider's own libraries are not found
         raise ModelError(
             f"provider {missing[0]!r} did not start; its libraries or its device are missing "
@@ -253,26 +253,26 @@ class OnnxSession:
         Raises:
             ModelError: the graph failed on this input.
         """
-        given = np.asarray(batch)
+        inputs = np.asarray(batch)
         if self.dtype is np.uint8:
-            given = np.clip(np.rint(given), 0, 255)
-        given = given.astype(self.dtype, copy=False)
-        if self.batch is None or len(given) == self.batch:
-            return self._run(outputs, given, extra)
+            inputs = np.clip(np.rint(inputs), 0, 255)
+        inputs = inputs.astype(self.dtype, copy=False)
+        if self.batch is None or len(inputs) == self.batch:
+            return self._run(outputs, inputs, extra)
         parts = []
-        for first in range(0, len(given), self.batch):
-            part = given[first : first + self.batch]
+        for first in range(0, len(inputs), self.batch):
+            part = inputs[first : first + self.batch]
             filled = np.concatenate((part, part[-1:].repeat(self.batch - len(part), 0)))  # the last part may be short
-            parts.append([one[: len(part)] for one in self._run(outputs, filled, extra)])
+            parts.append([each[: len(part)] for each in self._run(outputs, filled, extra)])
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def _run(
-        self, outputs: Sequence[str], given: NDArray[Any], extra: Mapping[str, NDArray[Any]] | None
+        self, outputs: Sequence[str], inputs: NDArray[Any], extra: Mapping[str, NDArray[Any]] | None
     ) -> list[NDArray[Any]]:
-        laid = np.ascontiguousarray(np.moveaxis(given, 1, -1) if self.channels_last else given)
+        laid = np.ascontiguousarray(np.moveaxis(inputs, 1, -1) if self.channels_last else inputs)
         try:
             with self._turn:
                 answers = self._session.run(list(outputs), {self.input: laid, **(extra or {})})
         except Exception as error:  # as above
-            raise ModelError(f"{self.name}: failed on input {given.shape} ({first_line(error)})") from error
-        return [one.astype(np.float32) if one.dtype.kind == "f" else one for one in map(np.asarray, answers)]
+            raise ModelError(f"{self.name}: failed on input {inputs.shape} ({first_line(error)})") from error
+        return [each.astype(np.float32) if each.dtype.kind == "f" else each for each in map(np.asarray, answers)]
