@@ -13,7 +13,7 @@ import pytest
 
 from camlucida.data import Example, open_dataset
 from camlucida.data.shapes import DISTRACTORS, SHAPES, shape_mask
-from camlucida.data.synthetic import AREAS, CUE_COLOURS, SPLITS, Options, cue_mask, scene, scene_of
+from camlucida.data.synthetic import AREAS, CUE_COLOURS, SPLITS, SyntheticOptions, cue_mask, scene, scene_of
 from camlucida.errors import DataError
 
 
@@ -80,7 +80,7 @@ def test_areas_are_those_of_the_shapes(name):
 
 def test_objects_are_where_the_picture_differs_and_apart_from_all_else():
     for index in range(30):
-        made = scene(Options(size=64, distractors=4), "train", index)
+        made = scene(SyntheticOptions(size=64, distractors=4), "train", index)
         mask = made.mask()
         assert not mask[:8, :8].any()
         assert AREAS[0] * 0.85 < mask.mean() < AREAS[1] * 1.15
@@ -171,7 +171,7 @@ def test_the_cue_tells_the_class(cue_test):
 
 
 def test_the_cue_is_there_as_often_as_asked():
-    shown = [scene(Options(cue=0.3), "train", index).cue is not None for index in range(1000)]
+    shown = [scene(SyntheticOptions(cue=0.3), "train", index).cue is not None for index in range(1000)]
     assert np.mean(shown) == pytest.approx(0.3, abs=0.05)
     assert len(set(CUE_COLOURS)) == len(SHAPES)
 

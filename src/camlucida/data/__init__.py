@@ -25,7 +25,7 @@ class DataSource:
     Attributes:
         pattern: how its names look; what is before the colon is its kind.
         summary: what it is.
-        reader: ``module:function`` that reads one, ``(place, broken) -> Dataset``.
+        reader: ``module:function`` that reads one, ``(place, errors) -> Dataset`` (see ``reading.ErrorCollector``).
         signs: by which a bare path is recognized: patterns of names under it, all of which must match something; or,
             for a file, its ending.
         columns: its classes stand in a column that can be chosen (``label``).
@@ -83,7 +83,7 @@ def open_dataset(
     Args:
         source: ``KIND:PLACE`` as in ``DATA_SOURCES``, or a bare path, recognized by what lies in it.
         broken: "refuse" a set with broken records, after all of them were named; or "skip" the records.
-        on_broken: told of every broken record, "FILE:LINE: what is wrong". If None, skipped ones give one warning.
+        on_broken: called with every broken record, "FILE:LINE: what is wrong". If None, skipped ones give one warning.
         label: the column of a CSV that names the class.
 
     Raises:
@@ -93,20 +93,20 @@ def open_dataset(
     >>> len(digits.records), digits.examples[0].read().pixels.shape
     (20, (48, 48, 3))
     """
-    from camlucida.data.reading import Broken
+    from camlucida.data.reading import ErrorCollector
 
     if broken not in ("refuse", "skip"):
         raise DataError(f"broken: expected 'refuse' or 'skip', got {broken!r}")
     kind, place = _recognized(str(source))
-    heard = Broken(broken, on_broken)
+    errors = ErrorCollector(broken, on_broken)
     options: dict[str, Any] = {}
     if kind.columns:
         options["label"] = label
     elif label != "label":
         raise DataError(f"{source}: {kind.kind} has no columns to choose a label from; leave label={label!r} out")
     module, _, function = kind.reader.partition(":")
-    dataset: Dataset = getattr(importlib.import_module(module), function)(place, heard, **options)
-    heard.close()
+    dataset: Dataset = getattr(importlib.import_module(module), function)(place, errors, **options)
+    errors.close()
     if not dataset.records:
         raise DataError(f"{source}: no picture in it; check that it is {kind.pattern} ({kind.summary})")
     return dataset

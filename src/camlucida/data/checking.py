@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Literal
 
-from camlucida.data.reading import Broken
+from camlucida.data.reading import ErrorCollector
 from camlucida.data.record import Dataset, Record
 from camlucida.errors import DataError, ImageError
 
@@ -27,7 +27,7 @@ def verified(
     Args:
         dataset: what to check.
         broken: "refuse" it if a record is broken, after all of them were named; or "skip" the records.
-        on_broken: told of every broken record. If None, skipped ones give one warning.
+        on_broken: called with every broken record. If None, skipped ones give one warning.
         threads: pictures decoded at once.
 
     Raises:
@@ -37,13 +37,13 @@ def verified(
     >>> len(verified(open_dataset("synthetic:shapes?count=10")).records)
     10
     """
-    heard = Broken(broken, on_broken)
+    errors = ErrorCollector(broken, on_broken)
     with ThreadPoolExecutor(threads) as pool:
         faults = list(pool.map(_fault, dataset.records))
     for fault in faults:
         if fault:
-            heard(f"{dataset.name}: {fault}")
-    heard.close()
+            errors(f"{dataset.name}: {fault}")
+    errors.close()
     kept = (record for record, fault in zip(dataset.records, faults, strict=True) if not fault)
     return replace(dataset, records=tuple(kept))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from camlucida.data.reading import PICTURE_SUFFIXES, BadRecordError, Broken, Tree
+from camlucida.data.reading import PICTURE_SUFFIXES, ErrorCollector, Tree
 from camlucida.data.record import Dataset, Example, Record
 from camlucida.errors import DataError
 from camlucida.images.picture import shown
@@ -16,7 +16,7 @@ SPLIT_FOLDERS = {
 """Names of folders that are splits, and what the splits are called."""
 
 
-def read_folder(place: str, broken: Broken) -> Dataset:
+def read_folder(place: str, errors: ErrorCollector) -> Dataset:
     """Pictures in folders named after their classes: ``CLASS/…``, ``SPLIT/CLASS/…``, each also below ``images/``.
 
     The folders are splits where every one of them is called like one (``SPLIT_FOLDERS``). Pictures may lie deeper in a
@@ -24,7 +24,7 @@ def read_folder(place: str, broken: Broken) -> Dataset:
 
     Args:
         place: the folder.
-        broken: hears of links that lead out, or to folders.
+        errors: called with every link that leads out, or to a folder.
 
     Raises:
         DataError: there is no such folder.
@@ -40,7 +40,7 @@ def read_folder(place: str, broken: Broken) -> Dataset:
         tops = [(f"{top}/{name}".lstrip("/"), SPLIT_FOLDERS[name.lower()]) for name in names]
     else:
         tops = [(top, "")]
-    found = [(split, class_pictures(tree, folder, broken)) for folder, split in tops]
+    found = [(split, class_pictures(tree, folder, errors)) for folder, split in tops]
     classes = tuple(sorted({name for _, pictures in found for name in pictures}))
     ids = {name: index for index, name in enumerate(classes)}
     records = [
@@ -52,9 +52,9 @@ def read_folder(place: str, broken: Broken) -> Dataset:
     return Dataset(shown(root.resolve().name), classes, tuple(records))
 
 
-def class_pictures(tree: Tree, folder: str, broken: Broken) -> dict[str, list[str]]:
+def class_pictures(tree: Tree, folder: str, errors: ErrorCollector) -> dict[str, list[str]]:
     """The classes that have a folder in ``folder``, sorted, and the names of the pictures in each."""
-    return {name: list(_pictures(tree, f"{folder}/{name}".lstrip("/"), broken)) for name in _folders(tree, folder)}
+    return {name: list(_pictures(tree, f"{folder}/{name}".lstrip("/"), errors)) for name in _folders(tree, folder)}
 
 
 def _folders(tree: Tree, folder: str) -> list[str]:
@@ -66,23 +66,19 @@ def _folders(tree: Tree, folder: str) -> list[str]:
     )
 
 
-def _pictures(tree: Tree, folder: str, broken: Broken) -> Iterator[str]:
+def _pictures(tree: Tree, folder: str, errors: ErrorCollector) -> Iterator[str]:
     """The names of the pictures under a folder, sorted, its own before those of its folders."""
-    try:
+    listing: dict[str, str] = {}
+    with errors.at(shown(tree.root / folder)):
         listing = tree.listing(folder)
-    except BadRecordError as error:
-        broken(f"{shown(tree.root / folder)}: {error}")
-        return
     for name, kind in sorted(listing.items()):
         path = f"{folder}/{name}"
         if kind in ("file", "link") and PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:
-            try:
+            with errors.at(shown(tree.root / path)):
                 tree.find(path)
                 yield path
-            except BadRecordError as error:
-                broken(f"{shown(tree.root / path)}: {error}")
         elif kind == "link":
-            broken(f"{shown(tree.root / path)}: a link to no picture, not followed; copy what it names")
+            errors(f"{shown(tree.root / path)}: a link to no picture, not followed; copy what it names")
     for name, kind in sorted(listing.items()):
         if kind == "folder" and not name.startswith("."):
-            yield from _pictures(tree, f"{folder}/{name}", broken)
+            yield from _pictures(tree, f"{folder}/{name}", errors)

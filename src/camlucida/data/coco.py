@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from camlucida.data.polygons import polygon_mask
 from camlucida.data.reading import (
     BadRecordError,
-    Broken,
+    Box,
+    ErrorCollector,
     Tree,
     boxes_array,
     checked_box,
@@ -55,7 +56,7 @@ class Segments:
         return mask
 
 
-def read_coco(place: str, broken: Broken) -> Dataset:
+def read_coco(place: str, errors: ErrorCollector) -> Dataset:
     """Instances in COCO's JSON: one file, or a folder with ``annotations/instances_SPLIT.json``.
 
     A picture has the labels of all its annotations; ``iscrowd`` ones have no box, and their pixels are ignored. Boxes
@@ -66,7 +67,7 @@ def read_coco(place: str, broken: Broken) -> Dataset:
         place: ``FILE.json``, ``FILE.json@PICTURES`` or a folder. Without ``@`` the pictures are looked for in
             ``SPLIT/``, ``images/SPLIT/`` and ``images/`` beside the file's folder, in ``images/`` beside the file, and
             beside the file.
-        broken: hears of broken records; a broken annotation breaks its picture.
+        errors: called with every broken record; a broken annotation breaks its picture.
 
     Raises:
         DataError: a file is missing, too large or no such JSON, or files differ in their classes.
@@ -76,14 +77,14 @@ def read_coco(place: str, broken: Broken) -> Dataset:
     files = sorted(root.glob("annotations/instances_*.json")) if root.is_dir() else [root]
     if not files:
         raise DataError(f"{shown(root)}: has no annotations/instances_*.json; name the file")
-    datasets = [_read_file(file, Path(pictures) if at else None, root, broken) for file in files]
+    datasets = [_read_file(file, Path(pictures) if at else None, root, errors) for file in files]
     for file, one in zip(files, datasets, strict=True):
         if one.classes != datasets[0].classes:
             raise DataError(f"{shown(file)}: other categories than {shown(files[0])}; open one of them alone")
     return Dataset(shown(root.stem), datasets[0].classes, tuple(record for one in datasets for record in one.records))
 
 
-def _read_file(file: Path, pictures: Path | None, root: Path, broken: Broken) -> Dataset:
+def _read_file(file: Path, pictures: Path | None, root: Path, errors: ErrorCollector) -> Dataset:
     name = shown(file)
     data = _parsed(file)
     names: dict[int, str] = {}
@@ -100,17 +101,14 @@ def _read_file(file: Path, pictures: Path | None, root: Path, broken: Broken) ->
     tree = Tree(folder)
     before = f"{folder.relative_to(root).as_posix()}/" if root.is_dir() and folder.is_relative_to(root) else ""
     ids = Counter(_key(image) for image in data["images"])
-    notes = _by_picture(data["annotations"], ids, broken, name)
+    notes = _by_picture(data["annotations"], ids, errors, name)
     records, files = [], set[str]()
     for place, image in enumerate(data["images"]):
         key = _key(image)
-        try:
+        with errors.at(f"{name}: image {f'number {place}' if key is None else key}"):
             _check_alone(image, ids, files)
             example, truth = _record(tree, image, notes[key], classes)
-        except BadRecordError as error:
-            broken(f"{name}: image {f'number {place}' if key is None else key}: {error}")
-            continue
-        records.append(Record(replace(example, id=before + example.id), truth, split))
+            records.append(Record(replace(example, id=before + example.id), truth, split))
     return Dataset(name, tuple(names[key] for key in sorted(names)), tuple(records))
 
 
@@ -152,7 +150,7 @@ def _key(image: object) -> int | None:
 
 
 def _by_picture(
-    notes: list[Any], ids: Counter[int | None], broken: Broken, name: str
+    notes: list[Any], ids: Counter[int | None], errors: ErrorCollector, name: str
 ) -> defaultdict[int | None, list[Note]]:
     by_picture: defaultdict[int | None, list[Note]] = defaultdict(list)
     for place, note in enumerate(notes):
@@ -160,7 +158,7 @@ def _by_picture(
         if type(image) is int and image in ids:
             by_picture[image].append(note)
         else:
-            broken(f"{name}: annotation number {place}: image_id is {quoted(image)}, which is no image's id")
+            errors(f"{name}: annotation number {place}: image_id is {quoted(image)}, which is no image's id")
     return by_picture
 
 
@@ -208,7 +206,7 @@ def _label(category: object, classes: dict[int, int]) -> int:
     return classes[category]
 
 
-def _box(bbox: object, size_hw: tuple[int, int]) -> tuple[float, float, float, float]:
+def _box(bbox: object, size_hw: tuple[int, int]) -> Box:
     if not isinstance(bbox, list) or len(bbox) != 4:
         raise BadRecordError(f"bbox is {quoted(bbox)}, expected x, y, width, height")
     x, y, width, height = (number(value, "bbox") for value in bbox)

@@ -12,7 +12,8 @@ import numpy as np
 
 from camlucida.data.reading import (
     BadRecordError,
-    Broken,
+    Box,
+    ErrorCollector,
     Tree,
     boxes_array,
     checked_box,
@@ -25,12 +26,11 @@ from camlucida.data.record import Dataset, Example, Record, Truth
 from camlucida.errors import DataError
 from camlucida.images.picture import shown
 
-Box = tuple[float, float, float, float]
 _CORNERS = ("x0", "y0", "x1", "y1")
 
 
 @dataclass
-class _Rows:
+class PictureRows:
     """What the rows of one picture said."""
 
     line: int
@@ -42,7 +42,7 @@ class _Rows:
     broken: bool = False
 
 
-def read_csv(place: str, broken: Broken, *, label: str = "label") -> Dataset:
+def read_csv(place: str, errors: ErrorCollector, *, label: str = "label") -> Dataset:
     """A CSV of one row a box, with its pictures beside it.
 
     Columns: ``path`` (relative to the file's folder, "/" between parts), ``label`` (or the one asked for); optional
@@ -52,7 +52,7 @@ def read_csv(place: str, broken: Broken, *, label: str = "label") -> Dataset:
 
     Args:
         place: the file, or the folder that holds ``annotations.csv``.
-        broken: hears of broken records; one broken row breaks its picture.
+        errors: called with every broken record; one broken row breaks its picture.
         label: the column that names the class.
 
     Raises:
@@ -67,7 +67,7 @@ def read_csv(place: str, broken: Broken, *, label: str = "label") -> Dataset:
             if name not in columns:
                 has = quoted(", ".join(columns))
                 raise DataError(f"{shown(file)}:1: has no column {name!r}, only {has}; add it or name another")
-        pictures = _gathered(rows, label, set(_CORNERS) <= set(columns), broken, shown(file))
+        pictures = _gathered(rows, label, set(_CORNERS) <= set(columns), errors, shown(file))
     except csv.Error as error:
         raise DataError(f"{shown(file)}:{rows.line_num}: not readable as CSV ({shown(str(error))}); mend it") from error
     classes = tuple(sorted({name for said in pictures.values() for name in said.labels}))
@@ -77,25 +77,25 @@ def read_csv(place: str, broken: Broken, *, label: str = "label") -> Dataset:
     for name, said in pictures.items():
         if said.broken:
             continue
-        try:
+        with errors.at(f"{shown(file)}:{said.line}"):
             records.append(_record(tree, name, said, ids))
-        except BadRecordError as error:
-            broken(f"{shown(file)}:{said.line}: {error}")
     return Dataset(shown(file.parent.resolve().name), classes, tuple(records))
 
 
-def _gathered(rows: csv.DictReader[str], label: str, with_boxes: bool, broken: Broken, file: str) -> dict[str, _Rows]:
+def _gathered(
+    rows: csv.DictReader[str], label: str, with_boxes: bool, errors: ErrorCollector, file: str
+) -> dict[str, PictureRows]:
     """Path -> what its rows say, in the order of the first rows."""
-    pictures: dict[str, _Rows] = {}
+    pictures: dict[str, PictureRows] = {}
     for row in rows:
         name = posixpath.normpath(row["path"] or ".")
-        new = _Rows(rows.line_num, row.get("split") or "", row.get("group") or "")
+        new = PictureRows(rows.line_num, row.get("split") or "", row.get("group") or "")
         said = pictures.setdefault(name, new)
         try:
             _add(said, new, row, label, with_boxes)
         except BadRecordError as error:
             said.broken = True
-            broken(f"{file}:{rows.line_num}: {error}")
+            errors(f"{file}:{rows.line_num}: {error}")
     return pictures
 
 
@@ -111,7 +111,7 @@ def _box(row: dict[str, str], size_hw: tuple[int, int] | None) -> Box | None:
     return checked_box([number(row[corner], corner) for corner in _CORNERS], size_hw)
 
 
-def _add(said: _Rows, new: _Rows, row: dict[str, str], label: str, with_boxes: bool) -> None:
+def _add(said: PictureRows, new: PictureRows, row: dict[str, str], label: str, with_boxes: bool) -> None:
     """Take in one more row of a picture: the only one, or one with a box of its own."""
     if None in row or None in row.values():
         raise BadRecordError("too few or too many columns; expected as many as in the first line")
@@ -129,7 +129,7 @@ def _add(said: _Rows, new: _Rows, row: dict[str, str], label: str, with_boxes: b
         said.boxes.append(box)
 
 
-def _record(tree: Tree, name: str, said: _Rows, ids: dict[str, int]) -> Record:
+def _record(tree: Tree, name: str, said: PictureRows, ids: dict[str, int]) -> Record:
     labels = [ids[one] for one in said.labels]
     example = Example(name, tree.find(name), tuple(dict.fromkeys(labels)))
     mask = None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from camlucida.data.reading import (
     BadRecordError,
-    Broken,
+    ErrorCollector,
     Tree,
     boxes_array,
     checked_box,
@@ -37,41 +37,39 @@ class Silhouette:
         return silhouette
 
 
-def read_cub(place: str, broken: Broken) -> Dataset:
+def read_cub(place: str, errors: ErrorCollector) -> Dataset:
     """CUB-200-2011 as it is distributed, with ``segmentations/`` beside ``images/`` where there.
 
     Ids are the pictures' paths below ``images/``. Boxes (x, y, width, height) are taken as they are written.
 
     Args:
         place: the folder that holds ``images.txt``.
-        broken: hears of broken records.
+        errors: called with every broken record.
 
     Raises:
         DataError: one of its five text files is missing.
     """
     root = Path(place)
-    classes = _table(root / "classes.txt", broken)
-    tables = {name: _table(root / f"{name}.txt", broken) for name in _TABLES}
+    classes = _table(root / "classes.txt", errors)
+    tables = {name: _table(root / f"{name}.txt", errors) for name in _TABLES}
     ids = {key: index for index, key in enumerate(classes)}
     tree = Tree(root)
     records, seen = [], set[str]()
-    for key, (where, name) in _table(root / "images.txt", broken).items():
-        try:
+    for key, (where, name) in _table(root / "images.txt", errors).items():
+        with errors.at(where):
             once(seen, name, "picture")
             said = {table: _said(rows, key, table) for table, rows in tables.items()}
             records.append(_record(tree, name, said, ids))
-        except BadRecordError as error:
-            broken(f"{where}: {error}")
     return Dataset("CUB-200-2011", tuple(name for _, name in classes.values()), tuple(records))
 
 
-def _table(file: Path, broken: Broken) -> dict[str, tuple[str, str]]:
+def _table(file: Path, errors: ErrorCollector) -> dict[str, tuple[str, str]]:
     """A text file of lines "ID VALUE" -> ID -> its place and value."""
     rows: dict[str, tuple[str, str]] = {}
     for where, line in read_lines(file):
         key, _, value = line.partition(" ")
         if not value or key in rows:
-            broken(f"{where}: {quoted(line)}, expected an id of its own, a space and more")
+            errors(f"{where}: {quoted(line)}, expected an id of its own, a space and more")
         else:
             rows[key] = where, value.strip()
     return rows

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from camlucida.data.class_folders import class_pictures
-from camlucida.data.reading import BadRecordError, Broken, Tree, boxes_array, quoted
+from camlucida.data.reading import BadRecordError, ErrorCollector, Tree, boxes_array, quoted
 from camlucida.data.record import Dataset, Example, Record, Truth
 from camlucida.data.voc import read_xml
 from camlucida.errors import DataError
@@ -16,7 +16,7 @@ from camlucida.images.picture import shown
 _DATA, _NOTES = "Data/CLS-LOC", "Annotations/CLS-LOC"
 
 
-def read_ilsvrc(place: str, broken: Broken) -> Dataset:
+def read_ilsvrc(place: str, errors: ErrorCollector) -> Dataset:
     """ILSVRC: ``Data/CLS-LOC/train/WNID/*.JPEG``, ``Data/CLS-LOC/val/*.JPEG`` and ``Annotations/CLS-LOC/val/*.xml``.
 
     Classes are the WordNet ids, sorted: the usual numbers 0 to 999. Training pictures have no boxes here. The XML files
@@ -25,14 +25,14 @@ def read_ilsvrc(place: str, broken: Broken) -> Dataset:
 
     Args:
         place: the folder that holds ``Data/`` and ``Annotations/``.
-        broken: hears of broken records.
+        errors: called with every broken record.
 
     Raises:
         DataError: there is no such folder.
     """
     root = Path(place)
     tree = Tree(root)
-    found = class_pictures(tree, f"{_DATA}/train", broken)
+    found = class_pictures(tree, f"{_DATA}/train", errors)
     notes = tree.listing(f"{_NOTES}/val")
     if not found and not notes:
         raise DataError(f"{shown(root)}: has no {_DATA}/train/ or {_NOTES}/val/; name the folder that holds Data/")
@@ -40,10 +40,8 @@ def read_ilsvrc(place: str, broken: Broken) -> Dataset:
     ids = {name: index for index, name in enumerate(classes)}
     records = [Record(Example(name, root / name, (ids[one],)), split="train") for one in classes for name in found[one]]
     for file in sorted(notes):
-        try:
+        with errors.at(shown(root / _NOTES / "val" / file)):
             records.append(_record(tree, file, ids))
-        except BadRecordError as error:
-            broken(f"{shown(root / _NOTES / 'val' / file)}: {error}")
     return Dataset(shown(root.resolve().name), classes, tuple(records))
 
 

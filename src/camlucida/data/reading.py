@@ -6,7 +6,8 @@ import math
 import os
 import posixpath
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 
 from camlucida.errors import DataError
 from camlucida.images.picture import MAX_PIXELS, reason_of, shown
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels; half-open."""
 
 MAX_ANNOTATION_BYTES = 512 * 2**20
 """Largest annotation file read, in bytes (COCO's own largest has 448 MiB)."""
@@ -29,28 +33,37 @@ class BadRecordError(DataError):
 
 
 @dataclass(eq=False)
-class Broken:
-    """Hears of every broken record, and refuses the whole set in the end if asked to.
+class ErrorCollector:
+    """Collects broken records, and refuses the whole set in the end if asked to.
 
     Attributes:
         action: "refuse" the set that has one, after all have been named; or "skip" the record.
-        heard: told each message, "FILE:LINE: what is wrong"; if None, skipped ones give one warning in the end.
+        on_broken: called with each message, "FILE:LINE: what is wrong"; if None, skipped ones give one warning in the
+            end.
     """
 
     action: Literal["refuse", "skip"] = "refuse"
-    heard: Callable[[str], None] | None = None
+    on_broken: Callable[[str], None] | None = None
     _first: str = field(default="", init=False)
     _count: int = field(default=0, init=False)
 
     def __call__(self, message: str) -> None:
-        """Take note of one broken record."""
+        """Add one broken record."""
         self._first = self._first or message
         self._count += 1
-        if self.heard is not None:
-            self.heard(message)
+        if self.on_broken is not None:
+            self.on_broken(message)
+
+    @contextmanager
+    def at(self, where: str) -> Iterator[None]:
+        """Add the record that the block reads if it is broken; ``where`` it stands begins the message."""
+        try:
+            yield
+        except BadRecordError as error:
+            self(f"{where}: {error}")
 
     def close(self) -> None:
-        """Refuse, or warn, once all were heard.
+        """Refuse, or warn, once all records were read.
 
         Raises:
             DataError: there was a broken record, and they are to be refused.
@@ -60,7 +73,7 @@ class Broken:
         more = f" (the first of {self._count} broken records)" if self._count > 1 else ""
         if self.action == "refuse":
             raise DataError(f"{self._first}{more}; mend it, or skip broken records")
-        if self.heard is None:
+        if self.on_broken is None:
             warnings.warn(f"skipped: {self._first}{more}", stacklevel=3)
 
 
@@ -199,9 +212,7 @@ def whole(text: object, what: str, least: int = 0) -> int:
     return int(value)
 
 
-def checked_box(
-    box: Iterable[float], size_hw: tuple[int, int] | None, overhang: float = 0.0
-) -> tuple[float, float, float, float]:
+def checked_box(box: Iterable[float], size_hw: tuple[int, int] | None, overhang: float = 0.0) -> Box:
     """A half-open xyxy box that has an area and lies in a picture of ``size_hw`` (None: not known).
 
     Args:
@@ -229,7 +240,7 @@ def checked_box(
     return x0, y0, x1, y1
 
 
-def boxes_array(boxes: Iterable[tuple[float, float, float, float]]) -> NDArray[np.float64]:
+def boxes_array(boxes: Iterable[Box]) -> NDArray[np.float64]:
     """Boxes as float64 (M, 4), M may be 0."""
     return np.array(tuple(boxes), np.float64).reshape(-1, 4)
 

@@ -59,6 +59,11 @@ class Truth:
     ignore: MaskSource = None
     size_hw: tuple[int, int] | None = None
 
+    @property
+    def located(self) -> bool:
+        """Whether it says where anything is."""
+        return bool(len(self.boxes)) or self.mask is not None
+
     def boxes_at(self, image_hw: tuple[int, int], size_hw: tuple[int, int]) -> NDArray[np.float64]:
         """The boxes of a picture of ``image_hw`` when it is shown at ``size_hw``: float64 (M, 4), not rounded.
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.data.reading import Broken, quoted
+from camlucida.data.reading import ErrorCollector, quoted
 from camlucida.data.record import Dataset, Example, Record, Truth
 from camlucida.data.shapes import DISTRACTORS, SHAPES, shape_mask
 from camlucida.errors import DataError
@@ -37,7 +37,7 @@ _CUES_IN_TEST = ("agree", "disagree", "none")
 
 
 @dataclass(frozen=True)
-class Options:
+class SyntheticOptions:
     """What a set is like; each field is an option of its name, as in ``synthetic:shapes?count=600&size=96``.
 
     Attributes:
@@ -124,7 +124,7 @@ class Scene:
 class Drawn:
     """Makes one picture of a set when called. It holds no truth, only what to draw from."""
 
-    options: Options
+    options: SyntheticOptions
     split: str
     index: int
 
@@ -145,12 +145,14 @@ class ObjectMask:
         return self.object.mask(self.size)
 
 
-def read_synthetic(place: str, broken: Broken) -> Dataset:  # a reader like the others, though nothing can be broken
+def read_synthetic(
+    place: str, errors: ErrorCollector
+) -> Dataset:  # a reader like the others, though nothing can be broken
     """A synthetic set, by name and options: ``shapes?count=4000&seed=0&size=64&distractors=2&cue=0.0&cue_test=agree``.
 
     Args:
         place: the name and options.
-        broken: hears nothing.
+        errors: not called: nothing can be broken; readers are called alike.
 
     Raises:
         DataError: there is no such name or option, or an option has no such value.
@@ -172,17 +174,17 @@ def read_synthetic(place: str, broken: Broken) -> Dataset:  # a reader like the 
     return Dataset(f"synthetic:{place}", CLASSES, tuple(records))
 
 
-def parse_options(query: str) -> Options:
-    """Options from the part after the question mark.
+def parse_options(query: str) -> SyntheticOptions:
+    """SyntheticOptions from the part after the question mark.
 
     Raises:
         DataError: there is no such option, or it has no such value.
 
     >>> parse_options("size=96&cue=1")
-    Options(count=4000, seed=0, size=96, distractors=2, cue=1.0, cue_test='agree')
+    SyntheticOptions(count=4000, seed=0, size=96, distractors=2, cue=1.0, cue_test='agree')
     """
     values: dict[str, int | float | str] = {}
-    kinds = {name: type(value) for name, value in asdict(Options()).items()}
+    kinds = {name: type(value) for name, value in asdict(SyntheticOptions()).items()}
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in kinds or name in values:
             known = ", ".join(kinds)
@@ -196,10 +198,10 @@ def parse_options(query: str) -> Options:
         if not fits:
             wanted = ", ".join(_CUES_IN_TEST) if name == "cue_test" else f"{least} to {most}"
             raise DataError(f"synthetic: {name} is {quoted(text)}, expected {wanted}")
-    return Options(**values)  # type: ignore[arg-type]
+    return SyntheticOptions(**values)  # type: ignore[arg-type]
 
 
-def scene(options: Options, split: str, index: int) -> Scene:
+def scene(options: SyntheticOptions, split: str, index: int) -> Scene:
     """The scene of one picture. Only its marker depends on the options of the cue.
 
     Args:
@@ -249,12 +251,12 @@ def _marker(size: int) -> int:
     return size // 8
 
 
-def _random(options: Options, split: str, index: int, stream: int) -> np.random.Generator:
+def _random(options: SyntheticOptions, split: str, index: int, stream: int) -> np.random.Generator:
     """Random numbers of one picture: stream 0 for the scene, 1 for its colours and clutter, 2 for its marker."""
     return np.random.default_rng([options.seed, SPLITS.index(split), index, stream])
 
 
-def _object(rng: np.random.Generator, options: Options, index: int) -> Placed:
+def _object(rng: np.random.Generator, options: SyntheticOptions, index: int) -> Placed:
     """The object of a picture, clear of the marker's corner."""
     while True:
         placed = _proposed(rng, CLASSES[index % len(CLASSES)], AREAS, options.size)
@@ -276,7 +278,7 @@ def _clear(placed: Placed, size: int, others: tuple[Placed, ...]) -> bool:
     return corner > placed.radius + 1 and not any(placed.near(other) for other in others)
 
 
-def _cue(rng: np.random.Generator, options: Options, split: str, label: int) -> int | None:
+def _cue(rng: np.random.Generator, options: SyntheticOptions, split: str, label: int) -> int | None:
     """The class that the marker tells, or None."""
     shown, other = rng.random() < options.cue, (label + int(rng.integers(1, len(CLASSES)))) % len(CLASSES)
     if not shown or (split == "test" and options.cue_test == "none"):

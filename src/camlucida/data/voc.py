@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from camlucida.data.reading import (
     BadRecordError,
-    Broken,
+    Box,
+    ErrorCollector,
     Tree,
     boxes_array,
     checked_box,
@@ -30,7 +31,6 @@ MAX_XML_BYTES = 4 * 2**20
 
 _VOID = (224, 224, 192)
 _SPLITS = ("train", "val", "test")
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Ignored:
         return mask
 
 
-def read_voc(place: str, broken: Broken) -> Dataset:
+def read_voc(place: str, errors: ErrorCollector) -> Dataset:
     """PASCAL VOC: ``JPEGImages/``, ``Annotations/``, and where there ``ImageSets/Main/``, ``SegmentationClass/``.
 
     Boxes are 1-based and inclusive in the files, half-open here. Objects called difficult give no box and no label;
@@ -82,7 +82,7 @@ def read_voc(place: str, broken: Broken) -> Dataset:
 
     Args:
         place: the folder (``VOC2012``).
-        broken: hears of broken records.
+        errors: called with every broken record.
 
     Raises:
         DataError: there is no such folder.
@@ -91,20 +91,16 @@ def read_voc(place: str, broken: Broken) -> Dataset:
     tree = Tree(root)
     found = []
     for where, name, split in _listed(root, tree):
-        try:
+        with errors.at(where):
             path = tree.find(f"Annotations/{name}.xml", "annotation")
             found.append((path, name, split, *read_xml(path, first=1)))
-        except BadRecordError as error:
-            broken(f"{where}: {error}")
     classes = tuple(sorted({one.name for *_, objects in found for one in objects}))
     ids = {name: index for index, name in enumerate(classes)}
     records, seen = [], set[str]()
     for path, name, split, size_hw, objects in found:
-        try:
+        with errors.at(shown(path)):
             once(seen, name, "picture")
             records.append(_record(tree, name, split, size_hw, objects, ids))
-        except BadRecordError as error:
-            broken(f"{shown(path)}: {error}")
     return Dataset(shown(root.resolve().name), classes, tuple(records))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from camlucida.data.reading import (
     BadRecordError,
-    Broken,
+    Box,
+    ErrorCollector,
     Tree,
     boxes_array,
     checked_box,
@@ -29,7 +31,7 @@ _SPLITS = ("train", "val", "test")
 
 
 @dataclass
-class _Rows:
+class MetadataRows:
     """What the files of a split say of one picture: its label, its size, and the fields of each localization row."""
 
     label: list[str] = field(default_factory=list)
@@ -37,7 +39,7 @@ class _Rows:
     rows: list[list[str]] = field(default_factory=list)
 
 
-def read_wsol(place: str, broken: Broken) -> Dataset:
+def read_wsol(place: str, errors: ErrorCollector) -> Dataset:
     """The benchmark's metadata of one dataset: ``train/``, ``val/`` and ``test/``, each of these text files.
 
     ``image_ids.txt`` (ID), ``class_labels.txt`` (ID,NUMBER), and where there is truth ``localization.txt`` with
@@ -49,7 +51,7 @@ def read_wsol(place: str, broken: Broken) -> Dataset:
     Args:
         place: ``METADATA`` or ``METADATA@PICTURES``; without ``@``, METADATA being ``…/metadata/NAME``, the pictures
             and masks are in ``…/dataset/NAME``.
-        broken: hears of broken records.
+        errors: called with every broken record.
 
     Raises:
         DataError: a file is missing, or there are no pictures' folder or splits.
@@ -62,41 +64,43 @@ def read_wsol(place: str, broken: Broken) -> Dataset:
     splits = [split for split in _SPLITS if (root / split / "image_ids.txt").is_file()]
     if not splits:
         raise DataError(f"{shown(root)}: has no train/, val/ or test/ with image_ids.txt; name metadata/CUB")
-    said = {split: _rows(root / split, broken) for split in splits}
+    said = {split: _rows(root / split, errors) for split in splits}
     classes = _classes(said)
     tree = Tree(folder)
     records, seen = [], set[str]()
     for split in splits:
         for where, name in read_lines(root / split / "image_ids.txt"):
-            try:
+            with errors.at(where):
                 once(seen, name, "id")
                 records.append(_record(tree, name, said[split][name], len(classes), split))
-            except BadRecordError as error:
-                broken(f"{where}: {error}")
     return Dataset(shown(root.resolve().name), classes, tuple(records))
 
 
-def _rows(folder: Path, broken: Broken) -> defaultdict[str, _Rows]:
-    said: defaultdict[str, _Rows] = defaultdict(_Rows)
-    for where, line in read_lines(folder / "class_labels.txt"):
-        name, *fields = line.split(",")
+def _rows(folder: Path, errors: ErrorCollector) -> defaultdict[str, MetadataRows]:
+    said: defaultdict[str, MetadataRows] = defaultdict(MetadataRows)
+    for where, line, name, fields in _fields(folder / "class_labels.txt"):
         if len(fields) != 1 or said[name].label:
-            broken(f"{where}: {quoted(line)}, expected ID,NUMBER, once for an id")
+            errors(f"{where}: {quoted(line)}, expected ID,NUMBER, once for an id")
         said[name].label += fields
     if (folder / "image_sizes.txt").is_file():
-        for where, line in read_lines(folder / "image_sizes.txt"):
-            name, *fields = line.split(",")
+        for where, line, name, fields in _fields(folder / "image_sizes.txt"):
             if len(fields) != 2 or said[name].size:
-                broken(f"{where}: {quoted(line)}, expected ID,WIDTH,HEIGHT, once for an id")
+                errors(f"{where}: {quoted(line)}, expected ID,WIDTH,HEIGHT, once for an id")
             said[name].size += fields
     if (folder / "localization.txt").is_file():
-        for _, line in read_lines(folder / "localization.txt"):
-            name, *fields = line.split(",")
+        for _, _, name, fields in _fields(folder / "localization.txt"):
             said[name].rows.append(fields)
     return said
 
 
-def _classes(said: dict[str, defaultdict[str, _Rows]]) -> tuple[str, ...]:
+def _fields(file: Path) -> Iterator[tuple[str, str, str, list[str]]]:
+    """Each line's place, text, id and the fields after it."""
+    for where, line in read_lines(file):
+        name, *fields = line.split(",")
+        yield where, line, name, fields
+
+
+def _classes(said: dict[str, defaultdict[str, MetadataRows]]) -> tuple[str, ...]:
     """Names of the classes 0, 1, …: of the folders of the first split where each has its own."""
     labels = {rows.label[0] for split in said.values() for rows in split.values() if len(rows.label) == 1}
     numbers = [int(label) for label in labels if label.isascii() and label.isdecimal() and len(label) < 7]
@@ -109,7 +113,7 @@ def _classes(said: dict[str, defaultdict[str, _Rows]]) -> tuple[str, ...]:
     return tuple(known) if len(set(known) - {""}) == count else tuple(str(place) for place in range(count))
 
 
-def _record(tree: Tree, name: str, said: _Rows, classes: int, split: str) -> Record:
+def _record(tree: Tree, name: str, said: MetadataRows, classes: int, split: str) -> Record:
     if len(said.label) != 1:
         raise BadRecordError(f"{quoted(name)} has {len(said.label)} labels in class_labels.txt, expected one")
     label = whole(said.label[0], "class label")
@@ -129,7 +133,7 @@ def _record(tree: Tree, name: str, said: _Rows, classes: int, split: str) -> Rec
     return Record(Example(name, tree.find(name), (label,)), truth, split)
 
 
-def _box(row: list[str], size_hw: tuple[int, int] | None) -> tuple[float, float, float, float]:
+def _box(row: list[str], size_hw: tuple[int, int] | None) -> Box:
     if len(row) != 4:
         raise BadRecordError(f"localization row {quoted(','.join(row))}, expected X0,Y0,X1,Y1")
     x0, y0, x1, y1 = (number(side, "box") for side in row)
