@@ -60,16 +60,16 @@ def open_onnx(name: str, *, providers: Sequence[str] | None = None, threads: int
 def _open(
     read: Callable[[], bytes], name: str, note: str, providers: Sequence[str] | None, threads: int | None
 ) -> Model:
-    network = OnnxSession(read(), name, providers=providers, threads=threads)
-    metadata = read_metadata(network.metadata, name)
-    own = OnnxRunner(network) if "maps" in network.outputs else None
-    output = "logits" if own is not None else scores_of(network)
+    session = OnnxSession(read(), name, providers=providers, threads=threads)
+    metadata = read_metadata(session.metadata, name)
+    own = OnnxRunner(session) if "maps" in session.outputs else None
+    output = "logits" if own is not None else _logits_output(session)
 
     @cache
     def classifier() -> Any:
         from camlucida.onnx.onnx_pass import OnnxClassifier
 
-        return OnnxClassifier(network, read(), output)
+        return OnnxClassifier(session, read(), output)
 
     def runner(method: Method, layer: Any) -> Runner:
         if layer is not None:
@@ -78,7 +78,7 @@ def _open(
             return own
         if method.name == "cam":
             raise MethodError(
-                f"{name}: has no maps among its outputs ({', '.join(network.outputs)}); make them with: camlucida "
+                f"{name}: has no maps among its outputs ({', '.join(session.outputs)}); make them with: camlucida "
                 f"export {name} -o cam.onnx, or choose a method that needs no gradient: {WITHOUT_GRADIENTS}"
             )
         try:
@@ -88,37 +88,37 @@ def _open(
         return OnnxMethods(classifier(), method)
 
     if metadata.class_names is not None:
-        classes = own.classes if own is not None else _classes(network, output)
+        classes = own.classes if own is not None else _classes(session, output)
         if len(metadata.class_names) not in ({classes} if classes > 1 else {1, 2}):
             raise ModelError(f"{name}: its metadata 'labels' is not a list of {classes} names")
     return Model(
-        name, runner, metadata.preprocess or usual_preprocess(network.input_hw or (224, 224)), metadata.class_names,
-        metadata.activation, note, metadata.calibration, session=network,
+        name, runner, metadata.preprocess or usual_preprocess(session.input_hw or (224, 224)), metadata.class_names,
+        metadata.activation, note, metadata.calibration, session=session,
     )  # fmt: skip
 
 
-def scores_of(network: OnnxSession) -> str:
+def _logits_output(session: OnnxSession) -> str:
     """Which output of a classifier says something of the classes: ``logits``, else the first that looks like (N, K).
 
     Raises:
         ModelError: none does.
     """
-    if "logits" in network.outputs:
+    if "logits" in session.outputs:
         return "logits"
-    for output, shape in network.outputs.items():
+    for output, shape in session.outputs.items():
         rows = len(shape) in (0, 2) or (len(shape) == 4 and shape[2:] == [1, 1])
-        if len(shape) == 1 == len(network.outputs):  # a single logit, whose axis was squeezed away
-            rows = shape[0] == network.batch if network.batch else not isinstance(shape[0], int)
-        if rows and network.types[output] in ("tensor(float)", "tensor(float16)", "tensor(double)"):
+        if len(shape) == 1 == len(session.outputs):  # a single logit, whose axis was squeezed away
+            rows = shape[0] == session.batch if session.batch else not isinstance(shape[0], int)
+        if rows and session.types[output] in ("tensor(float)", "tensor(float16)", "tensor(double)"):
             return output
-    shown = ", ".join(f"{output} {network.types[output]} {shape}" for output, shape in network.outputs.items())
-    raise ModelError(f"{network.name}: none of its outputs is of shape (pictures, classes): {shown}")
+    shown = ", ".join(f"{output} {session.types[output]} {shape}" for output, shape in session.outputs.items())
+    raise ModelError(f"{session.name}: none of its outputs is of shape (pictures, classes): {shown}")
 
 
-def _classes(network: OnnxSession, output: str) -> int:
+def _classes(session: OnnxSession, output: str) -> int:
     """How many classes an output has, by its shape, or else by what it gives for black pictures."""
-    shape = network.outputs[output]
+    shape = session.outputs[output]
     if len(shape) > 1 and isinstance(shape[1], int):
         return shape[1]
-    (scores,) = network.run([output], network.blank())
+    (scores,) = session.run([output], session.blank())
     return int(scores[0].size)  # one, where there is but the pictures' axis
