@@ -1,4 +1,4 @@
-"""What is to be explained: the asked classes, a contrast of two, or any score on the logits; and probabilities."""
+"""What is to be explained: classes, a contrast of two, or any score on the logits; and probabilities."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Targets:
 
 
 def choose(classes: Classes, logits: Any, class_names: Sequence[str] | None) -> Targets:
-    """Resolve what was asked for against one batch's logits.
+    """Resolve classes, names or a score against one batch's logits.
 
     A single logit is two classes: 0 (its negative) and 1.
 
@@ -123,12 +123,12 @@ def choose(classes: Classes, logits: Any, class_names: Sequence[str] | None) -> 
             raise TargetError(f"classes: expected integers of shape ({batch}, T), got {classes.dtype} {classes.shape}")
         return _by_ids(classes.astype(np.int64), width, class_names)
     if isinstance(classes, str):
-        asked: list[Any] = [*range(count)] if classes == "all" else [classes]
+        wanted: list[Any] = [*range(count)] if classes == "all" else [classes]
     else:
-        asked = [classes] if isinstance(classes, Contrast) else list(classes)
-    if not asked:
+        wanted = [classes] if isinstance(classes, Contrast) else list(classes)
+    if not wanted:
         raise TargetError("classes: the list is empty; give at least one class")
-    rows = [_row(one, width, class_names) for one in asked]
+    rows = [_linear_score(score, width, class_names) for score in wanted]
     ids = np.tile(np.array([row[0] for row in rows], np.int64), (batch, 1))
     weights = np.tile(np.stack([row[1] for row in rows]), (batch, 1, 1))
     return Targets(ids, (tuple(row[2] for row in rows),) * batch, weights)
@@ -271,15 +271,15 @@ def _by_ids(ids: NDArray[np.int64], width: int, class_names: Sequence[str] | Non
     return Targets(ids, names, weights)
 
 
-def _row(one: Any, width: int, class_names: Sequence[str] | None) -> tuple[int, NDArray[np.float32], str]:
-    """Id (or -1), coefficients on the logits, and name of one asked score."""
-    if isinstance(one, Contrast):
-        _, this, this_name = _row(one.this, width, class_names)
-        _, that, that_name = _row(one.that, width, class_names)
+def _linear_score(score: Any, width: int, class_names: Sequence[str] | None) -> tuple[int, NDArray[np.float32], str]:
+    """Id (or -1), coefficients on the logits, and name of one score."""
+    if isinstance(score, Contrast):
+        _, this, this_name = _linear_score(score.this, width, class_names)
+        _, that, that_name = _linear_score(score.that, width, class_names)
         return -1, this - that, f"{this_name} - {that_name}"
-    class_id = find_class(one, width, class_names) if isinstance(one, str) else one
+    class_id = find_class(score, width, class_names) if isinstance(score, str) else score
     if isinstance(class_id, bool) or not isinstance(class_id, int | np.integer):
-        raise TargetError(f"classes: expected ids (whole numbers), names or contrasts, got {one!r}")
+        raise TargetError(f"classes: expected ids (whole numbers), names or contrasts, got {score!r}")
     _check_id(int(class_id), width)
     weights = np.zeros(width, np.float32)
     weights[int(class_id) if width > 1 else 0] = 1 if width > 1 or class_id == 1 else -1
@@ -287,7 +287,7 @@ def _row(one: Any, width: int, class_names: Sequence[str] | None) -> tuple[int, 
 
 
 def find_class(name: str, width: int, class_names: Sequence[str] | None) -> int:
-    """The id of a class given by name: exactly, else ignoring case, else as one of a label's comma-separated synonyms.
+    """Find a class by its name: exactly, else ignoring case, else as one of a label's comma-separated synonyms.
 
     Raises:
         TargetError: no such name, or more than one.
@@ -298,11 +298,11 @@ def find_class(name: str, width: int, class_names: Sequence[str] | None) -> int:
         lambda known_name: known_name.casefold() == name.casefold(),
         lambda known_name: name.casefold() in (part.strip().casefold() for part in known_name.split(",")),
     ):
-        found = [i for i, known_name in enumerate(known) if same(known_name)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise TargetError(f"class {name!r} is ambiguous: ids {found[:5]} carry that name; give the id")
+        ids = [i for i, known_name in enumerate(known) if same(known_name)]
+        if len(ids) == 1:
+            return ids[0]
+        if ids:
+            raise TargetError(f"class {name!r} is ambiguous: ids {ids[:5]} carry that name; give the id")
     near = difflib.get_close_matches(name, known, 3, 0.4)
     hint = f"did you mean {', '.join(map(repr, near))}?" if near else f"the first are {', '.join(known[:5])}"
     raise TargetError(f"the model has no class {name!r} among its {len(known)}; {hint}")

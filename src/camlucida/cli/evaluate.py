@@ -13,12 +13,7 @@ from camlucida.cli import options
 from camlucida.cli.exits import Failures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from camlucida.images.picture import Picture
+    from camlucida.training.box_localizer import Localizer
 
 TTAChoice = Literal["one", "flips", "dihedral"]
 """The library's ``runners.tta.TTA``."""
@@ -101,7 +96,7 @@ def evaluate(
         task = progress.add_task("pictures", total=total)
         evaluation = evaluate_model(
             opened, dataset, split=split, method=method, tta=tta, mode=mode, calibration=calibration,
-            localizer=None if localizer is None else _boxer(localizer),
+            localizer=None if localizer is None else _opened(localizer),
             batch=batch, workers=(os.cpu_count() or 1) if workers is None else workers,
             bootstrap=bootstrap, mosaics=mosaics, seed=seed, on_error=failures,
             on_pictures=lambda count: progress.advance(task, count),
@@ -115,13 +110,11 @@ def evaluate(
     failures.exit()
 
 
-def _boxer(folder: Path) -> Callable[[Picture], NDArray[np.float64]]:
-    """The boxes of a two-stage localizer."""
+def _opened(localizer: Path) -> Localizer:
     options.need_torch()
     from camlucida.training.box_localizer import open_localizer
 
-    opened = open_localizer(folder)
-    return lambda picture: opened.find([picture.pixels])[0]
+    return open_localizer(localizer)
 
 
 def _threshold(text: str) -> float | None:

@@ -52,11 +52,11 @@ def export(
 
     names = None if labels is None else read_class_names(labels)
     wanted: Upsample | None = "input" if upsample == "input" else _hw(upsample, "--upsample", " or input")
-    made = write(model, out, ExportOptions(top, wanted, boxes, names, _hw(size, "--size"), mean, std))
-    facts, check = made.facts, made.check
+    written = write(model, out, ExportOptions(top, wanted, boxes, names, _hw(size, "--size"), mean, std))
+    facts, check = written.facts, written.check
     grid = "×".join(map(str, facts.grid))
     rows = {
-        "written": f"{made.path}, {made.bytes_added / 1e3:+.1f} kB",
+        "written": f"{written.path}, {written.bytes_added / 1e3:+.1f} kB",
         "classes": str(facts.classes),
         "maps": f"{grid}, of all classes" if top is None else f"{grid}, of the {top} likeliest classes",
         "head": facts.head,
@@ -65,9 +65,9 @@ def export(
         "residual": f"{check.residual:.1e} of the logits' spread (allowed: {check.tolerance:.0e})",
         "outputs": f"changed by {check.change:.1e}",
     }
-    if made.parity is not None:
-        rows["PyTorch"] = f"differs by {made.parity:.1e}"
-    rows |= {"note": "; ".join(made.notes)} if made.notes else {}
+    if written.parity is not None:
+        rows["PyTorch"] = f"differs by {written.parity:.1e}"
+    rows |= {"note": "; ".join(written.notes)} if written.notes else {}
     two_columns(rows.items())
 
 
@@ -75,7 +75,7 @@ def _hw(text: str | None, option: str, other: str = "") -> tuple[int, int] | Non
     """A height and width, written ``224x224``."""
     if text is None:
         return None
-    found = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text)
-    if not found:
+    sides = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text)
+    if not sides:
         raise typer.BadParameter(f"{option}: expected HEIGHTxWIDTH{other}, such as 224x224; got {text!r}")
-    return int(found[1]), int(found[2])
+    return int(sides[1]), int(sides[2])

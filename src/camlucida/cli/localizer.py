@@ -40,8 +40,8 @@ def localizer(
 
     options.need_torch()
     from camlucida.training.box_localizer import LocalizerConfig
-    from camlucida.training.localizer_lessons import BOXES, calibrate_lessons
     from camlucida.training.localizer_training import fit_localizer
+    from camlucida.training.pseudo_labels import USUAL_CALIBRATION, calibrate_pseudo_labels
     from camlucida.training.run_folder import read_record
 
     config = LocalizerConfig(epochs=epochs, batch=batch, lr=lr, seed=seed, fresh=fresh)
@@ -49,7 +49,9 @@ def localizer(
     known = read_record(run).classes
     if dataset.classes != known:
         raise TrainingError(f"{data}: its classes are {', '.join(dataset.classes)}; the run's are {', '.join(known)}")
-    calibration = BOXES if calibrate_on is None else calibrate_lessons(run, dataset.split(calibrate_on).records)
+    calibration = USUAL_CALIBRATION
+    if calibrate_on is not None:
+        calibration = calibrate_pseudo_labels(run, dataset.split(calibrate_on).records)
     say(f"pseudo-boxes: {calibration}")
     teaching = dataset.split(split) if dataset.splits != ("",) else dataset
     folder = fit_localizer(

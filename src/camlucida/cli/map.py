@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -45,7 +46,7 @@ def map(
     threads: options.Threads = None,
 ) -> None:
     """Explain pictures: overlays, boxes and numbers."""
-    from camlucida.cli.printing import JsonLines, PictureTable
+    from camlucida.cli.printing import PictureTable
     from camlucida.explainer import Explainer
     from camlucida.models import open_model
     from camlucida.results.picture_record import records
@@ -56,9 +57,10 @@ def map(
     failures = Failures()
     folder = out if out is not None else None if as_json else Path("camlucida-out")
     explanations = _explanations(explainer, paths, folder, _classes(class_, versus, top), batch, failures)
-    printer = JsonLines() if as_json else PictureTable(opened.note)
+    table = None if as_json else PictureTable(opened.note)
     with ExitStack() as stack:
-        stack.enter_context(printer)
+        if table is not None:
+            stack.enter_context(table)
         stack.enter_context(closing(explanations))
         if folder is None:
             results = records(explanations, threshold)
@@ -67,8 +69,12 @@ def map(
             results = stack.enter_context(saver).records(explanations)
         stack.enter_context(closing(results))
         for record in results:
-            printer.add(record)
-    printer.finish(folder, failures.count)
+            if table is None:
+                print(json.dumps(record), flush=True)
+            else:
+                table.add(record)
+    if table is not None:
+        table.finish(folder, failures.count)
     failures.exit()
 
 

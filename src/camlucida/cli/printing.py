@@ -1,4 +1,4 @@
-"""What the command line prints of results: tables for people, lines of JSON for programs."""
+"""What the command line prints of results for people: tables, names beside texts, a line of progress."""
 
 from __future__ import annotations
 
@@ -22,23 +22,6 @@ if TYPE_CHECKING:
 
 ROWS = 20
 """More pictures than this are only counted."""
-
-
-class JsonLines:
-    """One JSON object a picture on standard output, at once."""
-
-    def __enter__(self) -> JsonLines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def add(self, record: PictureRecord) -> None:
-        """Print a picture's record."""
-        print(json.dumps(record), flush=True)
-
-    def finish(self, folder: Path | None, failed: int) -> None:
-        """All is printed already."""
 
 
 class PictureTable:
@@ -72,13 +55,13 @@ class PictureTable:
             return
         if record["note"]:
             self._notes.append(("note:", f"{record['picture']}: {record['note']}"))
-        for place, found in enumerate(record["classes"]):
+        for place, entry in enumerate(record["classes"]):
             cells = (
                 record["picture"] if place == 0 else "",
-                found["name"],
-                likelihood(found["probability"], found["score"]),
-                " ".join(map(str, found["box"])) if found["box"] else "none",
-                short_residual(found["residual"]),
+                entry["name"],
+                likelihood(entry["probability"], entry["score"]),
+                " ".join(map(str, entry["box"])) if entry["box"] else "none",
+                short_residual(entry["residual"]),
             )
             self._table.add_row(*map(Text, cells))
 

@@ -20,7 +20,7 @@ SUFFIXES = frozenset(
 def find(
     paths: str | Path | Iterable[str | Path], on_skip: Callable[[Path, str], None] | None = None
 ) -> Iterator[Path]:
-    """The picture files that these paths mean, one after the other.
+    """Find the picture files that these paths mean, one after the other.
 
     A file given by name is taken as it is. A folder is walked in sorted order for names with a suffix in `SUFFIXES`;
     hidden names are left out. A path that does not exist is tried as a glob pattern (with `**`); what it matches is
@@ -43,13 +43,13 @@ def find(
     ...     [path.name for path in find(folder)]
     ['a.JPG', 'b.png']
     """
-    given = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
-    if not given:
+    names = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    if not names:
         raise ImageError("no pictures given; name files, folders or patterns")
-    for path in given:
+    for path in names:
         if next(_expand(path, _ignore), None) is None:
             raise ImageError(f"{shown(path)}: no picture in it; looked for names in {' '.join(sorted(SUFFIXES))}")
-    return itertools.chain.from_iterable(_expand(path, on_skip or _ignore) for path in given)
+    return itertools.chain.from_iterable(_expand(path, on_skip or _ignore) for path in names)
 
 
 def _ignore(_path: Path, _reason: str) -> None:
@@ -81,17 +81,17 @@ def _match(pattern: Path, on_skip: Callable[[Path, str], None]) -> Iterator[Path
         matches = sorted(folder.glob(str(rest)))
     except (ValueError, OSError) as error:
         raise ImageError(f"{shown(pattern)}: not a usable pattern ({reason_of(error)}); see `**`, `*`, `?`") from error
-    given = set()
+    yielded = set()
     for match in matches:
         if any(part.startswith(".") for part in match.relative_to(folder).parts):
             continue
         if _is_folder(match):
-            found: Iterable[Path] = _walk(match, on_skip)
+            files: Iterable[Path] = _walk(match, on_skip)
         else:
-            found = [match] if match.suffix.lower() in SUFFIXES else []
-        for path in found:
-            if path not in given:
-                given.add(path)
+            files = [match] if match.suffix.lower() in SUFFIXES else []
+        for path in files:
+            if path not in yielded:
+                yielded.add(path)
                 yield path
 
 

@@ -1,10 +1,11 @@
-"""Torch modules as models: given ones, and ones made by a function in the user's own file."""
+"""Torch modules as models: the user's own, and those that a function in the user's own file returns."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ def wrap(
     class_names: tuple[str, ...] | None = None,
     preprocess: Preprocess | None = None,
 ) -> Model:
-    """A module as a model. Preprocessing and class names come from the module where it carries them.
+    """Wrap a module as a model. Preprocessing and class names come from the module where it carries them.
 
     Args:
         module: any classifier.
@@ -34,18 +35,17 @@ def wrap(
         class_names: None takes ``config.id2label`` (Hugging Face) where there is one.
         preprocess: None takes timm's ``pretrained_cfg`` where there is one, else ImageNet's usual at 224 pixels.
     """
-    runner = runner_of(module)
     return Model(
         name or type(module).__name__,
-        runner,
+        runner_of(module),
         preprocess or timm_preprocess(getattr(module, "pretrained_cfg", None)) or IMAGENET_224,
         class_names or _hf_labels(getattr(module, "config", None)),
         module=module,
     )
 
 
-def runner_of(module: nn.Module) -> Any:
-    """What makes a torch engine for a method and layer.
+def runner_of(module: nn.Module) -> Callable[[Method, Any], Runner]:
+    """Return what makes the runner of a module for a method and layer.
 
     Raises:
         MissingExtraError: torch is not installed.
@@ -54,11 +54,7 @@ def runner_of(module: nn.Module) -> Any:
         from camlucida.runners.torch_runner import TorchRunner
     except ModuleNotFoundError as error:
         raise MissingExtraError("PyTorch", "torch") from error
-
-    def runner(method: Method, layer: Any) -> Runner:
-        return TorchRunner(module, method, layer)
-
-    return runner
+    return partial(TorchRunner, module)
 
 
 def timm_preprocess(config: Any) -> Preprocess | None:
@@ -99,22 +95,22 @@ def open_file(name: str) -> Model:
     if spec is None or spec.loader is None:
         raise ModelError(f"{path}: cannot be imported; expected a Python file")
     module = importlib.util.module_from_spec(spec)
-    with _told(name):
+    with _one_line_errors(name):
         spec.loader.exec_module(module)
     if not callable(getattr(module, function, None)):
         raise ModelError(f"{path}: has no function {function!r} that returns an nn.Module")
-    with _told(name):
-        made = getattr(module, function)()
-    if isinstance(made, Model):
-        return made
-    if not hasattr(made, "forward"):
-        raise ModelError(f"{name}: returned {type(made).__name__}, expected an nn.Module")
-    return wrap(made, name)
+    with _one_line_errors(name):
+        network = getattr(module, function)()
+    if isinstance(network, Model):
+        return network
+    if not hasattr(network, "forward"):
+        raise ModelError(f"{name}: returned {type(network).__name__}, expected an nn.Module")
+    return wrap(network, name)
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Whatever the user's code raises, as one line."""
+def _one_line_errors(name: str) -> Iterator[None]:
+    """Turn whatever the user's code raises into an error of one line."""
     try:
         yield
     except Exception as error:
