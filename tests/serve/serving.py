@@ -34,7 +34,7 @@ def picture(seed: int = 0, size_hw: tuple[int, int] = (60, 90), kind: str = "PNG
     return out.getvalue()
 
 
-class Held:
+class BlockedRunner:
     """A runner of three classes whose maps are simple: class k's map is k + the picture's mean, over a grid of 2×2.
 
     Each run waits until ``open`` is set. ``runs`` notes each run's size and classes.
@@ -46,7 +46,7 @@ class Held:
         self.failure: Exception | None = None
         self.value: float | None = None
 
-    def explain(self, batch: Any, classes: Any, labels: Sequence[str] | None) -> MapBatch:
+    def explain(self, batch: Any, classes: Any, class_names: Sequence[str] | None) -> MapBatch:
         if np.any(batch):  # not the blank picture of the start
             self.runs.append((len(batch), classes))
             self.begun.release()
@@ -55,7 +55,7 @@ class Held:
                 raise self.failure
         mean = batch.mean((1, 2, 3)) if self.value is None else np.full(len(batch), self.value, np.float32)
         logits = (np.arange(3) * 4 + 4 * mean[:, None]).astype(np.float32)
-        targets = choose(classes, logits, labels)
+        targets = choose(classes, logits, class_names)
         scores = np.asarray(targets.of(logits))
         maps = np.broadcast_to(scores[:, :, None, None] / 4, (*scores.shape, 2, 2))
         return MapBatch(logits, targets, scores, maps, np.zeros_like(scores), Facts("", "", (2, 2), 3, None))

@@ -114,3 +114,23 @@ def test_process(sent):
             assert process.stderr.read() == ""
         finally:
             process.kill()
+
+
+def test_serve_from_python():
+    """The application alone says where and within which limits."""
+    program = (
+        "from camlucida.serve.app import create_app; from camlucida.serve.listening import serve; "
+        "from camlucida.serve.settings import ServerSettings; "
+        "serve(create_app(settings=ServerSettings(port=0, max_body=2000)), lambda address: print(address, flush=True))"
+    )
+    command = [sys.executable, "-W", "error", "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            address = process.stdout.readline().strip()
+            answer = httpx.post(f"{address}/v1/explain", files={"image": bytes(3000)}, timeout=20)
+            assert answer.json()["detail"].startswith("the body is larger than the limit of 2000 bytes")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 import uvicorn.protocols.http.h11_impl
-from serving import Held, picture, post, problem, received, refused, running, wait_until
+from serving import BlockedRunner, picture, post, problem, received, refused, running, wait_until
 
 from camlucida.serve import http_protocol
 
@@ -21,7 +21,7 @@ HEAD = b"POST /v1/explain HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-da
 
 @pytest.fixture
 def held():
-    return Held()
+    return BlockedRunner()
 
 
 @pytest.fixture(params=["the fastest there is", "h11"])

@@ -7,7 +7,7 @@ import json
 
 import httpx
 import pytest
-from serving import Held, picture, post, problem, running
+from serving import BlockedRunner, picture, post, problem, running
 
 from camlucida.serve.explain_request import KnownClasses, parse_request
 from camlucida.serve.problems import ProblemError
@@ -182,7 +182,7 @@ def test_page(client):
 
 
 def test_token():
-    held = Held()
+    held = BlockedRunner()
     held.open.set()
     with running(held.model(), token="s3cret") as server, server.client() as client:
         assert client.get("/healthz").json() == {"status": "ok"}
@@ -215,7 +215,7 @@ def test_metrics(client):
 
 def test_model_that_fails(caplog):
     """The server's own failures tell nothing of its inside."""
-    held = Held()
+    held = BlockedRunner()
     held.open.set()
     held.failure = RuntimeError("secret of the inside")
     with running(held.model()) as server, server.client() as client:

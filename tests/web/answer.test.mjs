@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { answerOf, label, mapAt, ranked, shown } from "../../src/camlucida/web/answer.js";
+import { answerOf, mapAt, nameOf, ranked, shown } from "../../src/camlucida/web/answer.js";
 
 const view = { image_hw: [2, 4], seen_xyxy: [0, 0, 4, 2] };
 const three = {
@@ -43,5 +43,5 @@ test("a single logit is two classes, whose maps are each other's negative", () =
   assert.deepEqual(rows, [[0, "not tumour", -2, -0.5], [1, "tumour", 2, 0.5]]);
   assert.deepEqual([...maps], [-1, -0.5, 1, 0.5]);
   assert.ok(Math.abs(classes[0].probability + classes[1].probability - 1) < 1e-12);
-  assert.equal(label(1, null, 1), "positive");
+  assert.equal(nameOf(1, null, 1), "positive");
 });

@@ -20,7 +20,7 @@ from PIL import Image
 import camlucida as cl
 from camlucida.errors import OutputError
 from camlucida.web import write_site
-from camlucida.web.runtime import PACKAGE, fetched
+from camlucida.web.runtime import PACKAGE, fetch_archive
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -70,7 +70,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if given:
         return Path(given)
     try:
-        data = fetched()
+        data = fetch_archive()
     except OutputError as error:
         pytest.skip(f"no {PACKAGE}: {error}")
     path = tmp_path_factory.mktemp("npm") / "onnxruntime-web.tgz"

@@ -16,7 +16,7 @@ import pytest
 import onnx
 from camlucida.errors import ExportError, ModelError, OutputError
 from camlucida.web import page_files, runtime, write_site
-from camlucida.web.runtime import PARTS, Part, fetched, runtime_files
+from camlucida.web.runtime import RUNTIME_FILES, RuntimeFile, fetch_archive, runtime_files
 
 
 @pytest.fixture
@@ -24,12 +24,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An unpacked package of a few bytes, with its hashes for pins."""
     folder = tmp_path / "onnxruntime-web"
     (folder / "dist").mkdir(parents=True)
-    parts = []
-    for part in PARTS:
-        data = part.name.encode()
-        (folder / part.path).write_bytes(data)
-        parts.append(Part(part.path, hashlib.sha256(data).hexdigest(), part.name))
-    monkeypatch.setattr(runtime, "PARTS", tuple(parts))
+    files = []
+    for file in RUNTIME_FILES:
+        data = file.name.encode()
+        (folder / file.path).write_bytes(data)
+        files.append(RuntimeFile(file.path, hashlib.sha256(data).hexdigest(), file.name))
+    monkeypatch.setattr(runtime, "RUNTIME_FILES", tuple(files))
     return folder
 
 
@@ -39,8 +39,8 @@ def archived(package: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for part in runtime.PARTS:
-            archive.add(package / part.path, f"package/{part.path}")
+        for file in runtime.RUNTIME_FILES:
+            archive.add(package / file.path, f"package/{file.path}")
         outside = tarfile.TarInfo("../outside")
         outside.size = 1
         archive.addfile(outside, io.BytesIO(b"x"))
@@ -61,7 +61,7 @@ def test_a_site_holds_the_page_the_model_and_what_the_page_must_know(package: Pa
     out = write_site(tmp_path / "deep" / "site", runtime=package)
     config = json.loads((out / "config.json").read_text())
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert names == {*page_files(), "cam.onnx", "config.json", *(f"ort/{part.name}" for part in PARTS)}
+    assert names == {*page_files(), "cam.onnx", "config.json", *(f"ort/{file.name}" for file in RUNTIME_FILES)}
     assert config["sha256"] == hashlib.sha256((out / "cam.onnx").read_bytes()).hexdigest()
     assert config["bytes"] == (out / "cam.onnx").stat().st_size
     assert config["preprocess"]["size_hw"] == [160, 160]
@@ -82,11 +82,11 @@ def test_an_archive_gives_the_same_files_and_leaves_its_others(
     ("spoil", "message"),
     [
         (
-            lambda package: (package / PARTS[1].path).write_bytes(b"evil"),
+            lambda package: (package / RUNTIME_FILES[1].path).write_bytes(b"evil"),
             r"its dist/ort-wasm-simd-threaded\.wasm is not",
         ),
         (
-            lambda package: (package / PARTS[2].path).unlink(),
+            lambda package: (package / RUNTIME_FILES[2].path).unlink(),
             r"cannot be read \(No such file.*npm pack onnx",
         ),
     ],
@@ -111,7 +111,7 @@ def test_a_changed_archive_is_not_even_opened(package: Path, monkeypatch: pytest
 def test_without_npm_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
     with pytest.raises(OutputError, match=r"fetched by npm, which is not here; get it with npm pack onnxruntime-web"):
-        fetched()
+        fetch_archive()
 
 
 def test_where_npm_fails_its_first_error_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_where_npm_fails_its_first_error_is_told(monkeypatch: pytest.MonkeyPatch
     npm.chmod(0o755)
     monkeypatch.setattr("shutil.which", lambda _: str(npm))
     with pytest.raises(OutputError, match=r"fetched by npm \(npm error code E404\); get it with"):
-        fetched()
+        fetch_archive()
 
 
 def test_a_site_is_replaced_but_nothing_else_is(package: Path, tmp_path: Path) -> None:
@@ -204,3 +204,11 @@ def test_the_command_writes_a_site(package: Path, tmp_path: Path, monkeypatch: p
     assert done.exit_code == 0
     assert re.search(r"site: \d+ MB; look at it with: python -m http\.server -d ", done.stdout)
     assert (tmp_path / "site" / "index.html").is_file()
+
+
+def test_paths_may_be_strings(package: Path, tmp_path: Path) -> None:
+    """As a script names them, without the command line's conversion."""
+    model = tmp_path / "mine.onnx"
+    onnx.save(demo(), model)
+    out = write_site(str(tmp_path / "site"), str(model), runtime=str(package))
+    assert json.loads((out / "config.json").read_text())["name"] == "mine"

@@ -34,7 +34,7 @@ def page_files() -> dict[str, Traversable]:
     return files | {SAMPLE: resources.files("camlucida.images") / "chelsea.jpg"}
 
 
-def write_site(out: Path, model: Path | None = None, *, runtime: Path | None = None) -> Path:
+def write_site(out: str | Path, model: str | Path | None = None, *, runtime: str | Path | None = None) -> Path:
     """Write the page as plain files that run the model in the browser, for any server of files.
 
     The folder takes its place when all of it is written; else nothing of it stays.
@@ -54,13 +54,14 @@ def write_site(out: Path, model: Path | None = None, *, runtime: Path | None = N
     """
     from camlucida.web.runtime import runtime_files
 
-    _check_place(out)
-    content, config = _described(model)
+    folder = Path(out)
+    _check_place(folder)
+    content, config = _described(None if model is None else Path(model))
     files = {name: file.read_bytes() for name, file in page_files().items()}
-    files |= {f"ort/{name}": data for name, data in runtime_files(runtime).items()}
+    files |= {f"ort/{name}": data for name, data in runtime_files(Path(runtime) if runtime else None).items()}
     files |= {MODEL: content, "config.json": json.dumps(config, ensure_ascii=False, indent=1).encode() + b"\n"}
-    _write(out, files)
-    return out
+    _write(folder, files)
+    return folder
 
 
 def _described(model: Path | None) -> tuple[bytes, dict[str, Any]]:
@@ -69,21 +70,23 @@ def _described(model: Path | None) -> tuple[bytes, dict[str, Any]]:
     from camlucida.onnx.session import OnnxSession, content_of
 
     name = "demo" if model is None else shown(model.name)
-    again = f"{name}: %s; make one with camlucida export MODEL -o cam.onnx"
+    advice = f"{name}: %s; make one with camlucida export MODEL -o cam.onnx"
     if model is None:
         content = (resources.files("camlucida.models") / DEMO).read_bytes()
     elif model.suffix == ".onnx":
         content = content_of(model, shown(model))
     else:
-        raise ExportError(again % "the page runs ONNX files")
-    network = OnnxSession(content, name)
-    if not {"logits", "maps", "bias"} <= network.outputs.keys():
-        raise ExportError(again % f"has outputs {', '.join(network.outputs)}, and the page needs logits, maps and bias")
-    if network.batch not in (None, 1) or network.channels != 3:
-        shape = f"{network.batch or 'any number of'} pictures of {network.channels} channels at once"
+        raise ExportError(advice % "the page runs ONNX files")
+    session = OnnxSession(content, name)
+    if not {"logits", "maps", "bias"} <= session.outputs.keys():
+        raise ExportError(
+            advice % f"has outputs {', '.join(session.outputs)}, and the page needs logits, maps and bias"
+        )
+    if session.batch not in (None, 1) or session.channels != 3:
+        shape = f"{session.batch or 'any number of'} pictures of {session.channels} channels at once"
         raise ExportError(f"{name}: takes {shape}; the page has one of three: export it for that")
     opened = open_demo() if model is None else open_onnx(str(model))
-    (logits,) = network.run(["logits"], network.blank())
+    (logits,) = session.run(["logits"], session.blank())
     width = logits.shape[1]
     config = {
         "engine": "browser",
@@ -91,9 +94,9 @@ def _described(model: Path | None) -> tuple[bytes, dict[str, Any]]:
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
         "name": name.removesuffix(".onnx"),
-        "input": network.input,
-        "channels_last": network.channels_last,
-        "outputs": [one for one in ("logits", "maps", "bias", "top_ids") if one in network.outputs],
+        "input": session.input,
+        "channels_last": session.channels_last,
+        "outputs": [output for output in ("logits", "maps", "bias", "top_ids") if output in session.outputs],
         "classes": max(width, 2),
         "labels": list(opened.class_names) if opened.class_names else None,
         "preprocess": asdict(opened.preprocess),

@@ -18,6 +18,12 @@
  * @property {[number, number]} grid h and w.
  * @property {View} view
  *
+ * @typedef {object} Model what the page says about the model.
+ * @property {string} name
+ * @property {number} classes how many there are.
+ * @property {string} note what the reader should know; mostly empty.
+ * @property {string} where what happens to the picture, in a sentence.
+ *
  * @typedef {object} Shown what is drawn: a class, or a class against another.
  * @property {string} name
  * @property {Float32Array} map h×w.
@@ -30,12 +36,12 @@
 /**
  * The name of a class, or its number where there are no names. A single logit is two classes.
  * @param {number} id
- * @param {string[] | null} labels
+ * @param {string[] | null} classNames
  * @param {number} width how many logits the model has.
  */
-export function label(id, labels, width) {
-  if (width === 1 && labels?.length === 1) return id ? labels[0] : `not ${labels[0]}`;
-  if (labels && id < labels.length) return labels[id];
+export function nameOf(id, classNames, width) {
+  if (width === 1 && classNames?.length === 1) return id ? classNames[0] : `not ${classNames[0]}`;
+  if (classNames && id < classNames.length) return classNames[id];
   return width === 1 ? ["negative", "positive"][id] : `class ${id}`;
 }
 
@@ -64,11 +70,11 @@ export function probabilities(logits, activation) {
  * @param {number[]} outputs.ids T: which class each map belongs to.
  * @param {[number, number]} grid
  * @param {View} view
- * @param {string[] | null} labels
+ * @param {string[] | null} classNames
  * @param {Activation} activation
  * @returns {Answer}
  */
-export function answerOf({ logits, maps, bias, ids }, grid, view, labels, activation) {
+export function answerOf({ logits, maps, bias, ids }, grid, view, classNames, activation) {
   const width = logits.length;
   const cells = grid[0] * grid[1];
   let [low, high] = [Infinity, -Infinity];
@@ -86,7 +92,7 @@ export function answerOf({ logits, maps, bias, ids }, grid, view, labels, activa
     both.set(maps, cells);
     const chances = probabilities([-logits[0], logits[0]], activation === "none" ? "none" : "sigmoid");
     const classes = [-1, 1].map((sign, id) => {
-      const name = label(id, labels, 1);
+      const name = nameOf(id, classNames, 1);
       const [logit, constant] = [sign * logits[0], sign * bias[0]];
       return { id, name, logit, probability: chances[id], bias: constant, residual: residual(0, 0) };
     });
@@ -94,7 +100,7 @@ export function answerOf({ logits, maps, bias, ids }, grid, view, labels, activa
   }
   const chances = probabilities(logits, activation);
   const classes = ids.map((id, t) => {
-    const name = label(id, labels, width);
+    const name = nameOf(id, classNames, width);
     return { id, name, logit: logits[id], probability: chances[id], bias: bias[t], residual: residual(t, id) };
   });
   return { classes, maps, grid, view };
@@ -119,17 +125,17 @@ export function mapAt({ maps, grid }, place) {
  * @returns {Shown}
  */
 export function shown(answer, place, rival) {
-  const one = answer.classes[place];
-  if (rival === null || rival === place) return { ...one, map: mapAt(answer, place) };
-  const other = answer.classes[rival];
-  const theirs = mapAt(answer, rival);
-  const known = one.residual !== null && other.residual !== null;
+  const chosen = answer.classes[place];
+  if (rival === null || rival === place) return { ...chosen, map: mapAt(answer, place) };
+  const against = answer.classes[rival];
+  const rivalMap = mapAt(answer, rival);
+  const known = chosen.residual !== null && against.residual !== null;
   return {
-    name: `${one.name} rather than ${other.name}`,
-    map: mapAt(answer, place).map((value, i) => value - theirs[i]),
-    logit: one.logit - other.logit,
+    name: `${chosen.name} rather than ${against.name}`,
+    map: mapAt(answer, place).map((value, i) => value - rivalMap[i]),
+    logit: chosen.logit - against.logit,
     probability: null,
-    bias: one.bias - other.bias,
-    residual: known ? Number(one.residual) + Number(other.residual) : null, // it is at most their sum
+    bias: chosen.bias - against.bias,
+    residual: known ? Number(chosen.residual) + Number(against.residual) : null, // it is at most their sum
   };
 }

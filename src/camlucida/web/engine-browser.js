@@ -1,30 +1,11 @@
 /** The model in this browser: a worker runs it with ONNX Runtime, so that the page never stops. Nothing is uploaded. */
 
-import { Refusal } from "./engine.js";
+import { Refusal } from "./refusal.js";
 
 /** @typedef {import("./answer.js").Answer} Answer */
-/** @typedef {import("./answer.js").Activation} Activation */
-/** @typedef {import("./engine.js").Model} Model */
+/** @typedef {import("./answer.js").Model} Model */
 /** @typedef {import("./picture.js").Picture} Picture */
-/** @typedef {import("./preprocess.js").Preprocess} Preprocess */
-
-/**
- * @typedef {object} Config what `camlucida web` writes beside the model.
- * @property {"browser"} engine
- * @property {string} model the file, beside the page.
- * @property {string} sha256 of the file, in hexadecimal digits.
- * @property {number} bytes of the file.
- * @property {string} name
- * @property {string} input name of the input.
- * @property {boolean} channels_last whether it takes pictures as h×w×3.
- * @property {string[]} outputs names of the outputs to ask for.
- * @property {number} classes
- * @property {string[] | null} labels
- * @property {Preprocess} preprocess
- * @property {Activation} activation
- * @property {string} note
- * @property {string} [sample] a picture to try, beside the page.
- */
+/** @typedef {import("./worker.js").Config} Config */
 
 export class BrowserEngine {
   /** @param {Config} config */
@@ -55,7 +36,7 @@ export class BrowserEngine {
    */
   async load(progress) {
     this.progress = progress;
-    const backend = await this.ask({ load: this.config });
+    const backend = await this.call({ load: this.config });
     const { name, classes, note } = this.config;
     const where = `The picture stays on this machine: the model runs in this browser (${backend}).`;
     return { name, classes, note, where };
@@ -66,7 +47,7 @@ export class BrowserEngine {
    * @returns {Promise<Answer>}
    */
   explain({ pixels }) {
-    return this.ask({ explain: pixels }, [pixels.data.buffer]);
+    return this.call({ explain: pixels }, [pixels.data.buffer]);
   }
 
   /**
@@ -74,7 +55,7 @@ export class BrowserEngine {
    * @param {Transferable[]} [moved]
    * @returns {Promise<any>}
    */
-  ask(question, moved = []) {
+  call(question, moved = []) {
     const number = ++this.number;
     return new Promise((resolve, reject) => {
       this.waiting.set(number, { resolve, reject });

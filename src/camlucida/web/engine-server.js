@@ -1,10 +1,10 @@
 /** The model on the server that this page comes from: one request a picture, which brings the maps of all classes. */
 
-import { Refusal } from "./engine.js";
 import { fromBase64, fromFloat16 } from "./float16.js";
+import { Refusal } from "./refusal.js";
 
 /** @typedef {import("./answer.js").Answer} Answer */
-/** @typedef {import("./engine.js").Model} Model */
+/** @typedef {import("./answer.js").Model} Model */
 /** @typedef {import("./picture.js").Picture} Picture */
 
 export class ServerEngine {
@@ -15,7 +15,7 @@ export class ServerEngine {
 
   /** @returns {Promise<Model>} */
   async load() {
-    const { models } = await this.ask("v1/models", {});
+    const { models } = await this.request("v1/models", {});
     const [{ name, classes, note }] = models;
     const where = "The picture is sent to the server of this page, and nowhere else.";
     return { name, classes: classes.length, note, where };
@@ -32,7 +32,8 @@ export class ServerEngine {
     body.set("image", blob, name);
     body.set("classes", "all");
     body.set("maps", "float16");
-    const { classes, maps, view } = await this.ask("v1/explain", { method: "POST", body, signal: this.last.signal });
+    const options = { method: "POST", body, signal: this.last.signal };
+    const { classes, maps, view } = await this.request("v1/explain", options);
     const [, height, width] = maps.shape;
     const values = fromFloat16(fromBase64(maps.data)).map((value) => value * maps.scale);
     return { classes, maps: values, grid: [height, width], view };
@@ -40,22 +41,22 @@ export class ServerEngine {
 
   /**
    * @param {string} url
-   * @param {RequestInit} request
+   * @param {RequestInit} options
    * @returns {Promise<any>}
    */
-  async ask(url, request) {
+  async request(url, options) {
     const headers = new Headers(this.token ? { Authorization: `Bearer ${this.token}` } : {});
     let reply;
     try {
-      reply = await fetch(url, { ...request, headers });
+      reply = await fetch(url, { ...options, headers });
     } catch (error) {
-      if (request.signal?.aborted) throw error;
+      if (options.signal?.aborted) throw error;
       throw new Refusal("The server does not answer; check that it runs, and try again.");
     }
     if (reply.ok) return reply.json();
     const problem = await reply.json().catch(() => ({}));
-    const said = String(problem.detail || problem.title || "no reason given");
-    const refusal = new Refusal(`The server refused: ${said} (${reply.status}).`);
+    const reason = String(problem.detail || problem.title || "no reason given");
+    const refusal = new Refusal(`The server refused: ${reason} (${reply.status}).`);
     refusal.name = reply.status === 401 ? "Unauthorized" : "Refusal";
     throw refusal;
   }

@@ -1,24 +1,18 @@
 /** Two engines behind one interface: the page does not know where the model runs. */
 
+import { Refusal } from "./refusal.js";
+
 /** @typedef {import("./answer.js").Answer} Answer */
+/** @typedef {import("./answer.js").Model} Model */
 /** @typedef {import("./picture.js").Picture} Picture */
 
 /**
- * @typedef {object} Model what the page says about the model.
- * @property {string} name
- * @property {number} classes how many there are.
- * @property {string} note what the reader should know; mostly empty.
- * @property {string} where what happens to the picture, in a sentence.
- *
  * @typedef {object} Engine
  * @property {(progress: (share: number) => void) => Promise<Model>} load gets ready; tells how far it is, 0 to 1.
  * @property {(picture: Picture) => Promise<Answer>} explain maps of all classes; a later call replaces an earlier one.
  *
- * @typedef {{engine: "server"} | import("./engine-browser.js").Config} Config `config.json` beside the page.
+ * @typedef {{engine: "server"} | import("./worker.js").Config} Config `config.json` beside the page.
  */
-
-/** A message for the reader: what was wrong, and what to do. */
-export class Refusal extends Error {}
 
 /** @returns {Promise<{engine: Engine, sample: string | null}>} the engine that `config.json` asks for. */
 export async function openEngine() {
@@ -40,7 +34,7 @@ async function fetchJson(url) {
     const reply = await fetch(url, { cache: "no-cache" });
     if (reply.ok) return await reply.json();
   } catch {
-    // told below
+    // refused below
   }
   throw new Refusal(
     location.protocol === "file:"

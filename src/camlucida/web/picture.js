@@ -1,6 +1,6 @@
 /** Whatever was dropped, pasted, picked or photographed -> upright opaque pixels. */
 
-import { Refusal } from "./engine.js";
+import { Refusal } from "./refusal.js";
 
 /**
  * @typedef {object} Picture

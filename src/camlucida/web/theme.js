@@ -6,19 +6,19 @@ const KEY = "camlucida-theme";
 export function theme(button) {
   const system = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (document.documentElement.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
-  const tell = () => button.setAttribute("aria-pressed", String(isDark()));
+  const update = () => button.setAttribute("aria-pressed", String(isDark()));
   try {
     const kept = localStorage.getItem(KEY);
     if (kept === "dark" || kept === "light") document.documentElement.dataset.theme = kept;
   } catch {
     // storage may be forbidden: then it is not remembered
   }
-  tell();
-  system.addEventListener("change", tell);
+  update();
+  system.addEventListener("change", update);
   button.addEventListener("click", () => {
     const chosen = isDark() ? "light" : "dark";
     document.documentElement.dataset.theme = chosen;
-    tell();
+    update();
     try {
       localStorage.setItem(KEY, chosen);
     } catch {

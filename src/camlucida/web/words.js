@@ -3,7 +3,7 @@
 /** @typedef {import("./answer.js").Shown} Shown */
 /** @typedef {import("./boxes.js").Box} Box */
 
-/** A true minus sign, and a plus where asked. @param {number} value @param {number} digits @param {boolean} [plus] */
+/** With a true minus sign, and a plus if wanted. @param {number} value @param {number} digits @param {boolean} [plus] */
 export function decimal(value, digits = 2, plus = false) {
   const text = Math.abs(value).toFixed(digits);
   const zero = Number(text) === 0;

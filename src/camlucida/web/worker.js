@@ -3,13 +3,32 @@
 import { answerOf } from "./answer.js";
 import { fromFloat16 } from "./float16.js";
 import { look, normalized } from "./preprocess.js";
+import { Refusal } from "./refusal.js";
 
-/** @typedef {import("./engine-browser.js").Config} Config */
+/** @typedef {import("./answer.js").Activation} Activation */
+/** @typedef {import("./preprocess.js").Preprocess} Preprocess */
 
-/** What is told to the reader; other errors are wrapped where they arise. */
-class Told extends Error {}
+/**
+ * @typedef {object} Config what `camlucida web` writes beside the model.
+ * @property {"browser"} engine
+ * @property {string} model the file, beside the page.
+ * @property {string} sha256 of the file, in hexadecimal digits.
+ * @property {number} bytes of the file.
+ * @property {string} name
+ * @property {string} input name of the input.
+ * @property {boolean} channels_last whether it takes pictures as h×w×3.
+ * @property {string[]} outputs names of the outputs to ask for.
+ * @property {number} classes
+ * @property {string[] | null} labels
+ * @property {Preprocess} preprocess
+ * @property {Activation} activation
+ * @property {string} note
+ * @property {string} [sample] a picture to try, beside the page.
+ */
 
-/** @type {Promise<{ort: any, session: any, config: Config, backend: string}> | null} */
+/** @typedef {{ort: any, session: any, config: Config, backend: string}} OpenedModel */
+
+/** @type {Promise<OpenedModel> | null} */
 let opened = null;
 let queue = Promise.resolve();
 
@@ -21,14 +40,15 @@ self.onmessage = ({ data }) => {
 async function answer({ number, load, explain }) {
   try {
     if (load) opened = open(load);
-    if (!opened) throw new Told("The model was not loaded; reload the page.");
-    const made = await opened;
-    if (!explain) return self.postMessage({ number, value: made.backend });
-    const value = await run(made, explain);
+    if (!opened) throw new Refusal("The model was not loaded; reload the page.");
+    const model = await opened;
+    if (!explain) return self.postMessage({ number, value: model.backend });
+    const value = await run(model, explain);
     self.postMessage({ number, value }, { transfer: [value.maps.buffer] });
   } catch (error) {
-    const said = error instanceof Error ? error.message : String(error);
-    self.postMessage({ number, refusal: error instanceof Told ? said : `The model failed: ${said.split("\n")[0]}` });
+    const message = error instanceof Error ? error.message : String(error);
+    const refusal = error instanceof Refusal ? message : `The model failed: ${message.split("\n")[0]}`;
+    self.postMessage({ number, refusal });
   }
 }
 
@@ -51,7 +71,7 @@ async function open(config) {
  * @param {Config} config
  */
 async function download({ model, sha256, bytes }) {
-  const failed = new Told(`${model} could not be fetched, or is not the file that this page was made for; reload.`);
+  const failed = new Refusal(`${model} could not be fetched, or is not the file that this page was made for; reload.`);
   const reply = await fetch(model).catch(() => null);
   if (!reply?.ok || !reply.body) throw failed;
   const buffer = new Uint8Array(bytes);
@@ -84,14 +104,14 @@ async function start(config, bytes, backend) {
   // Threads share memory, which browsers allow only to pages that are isolated from others by their server's headers.
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
   const session = await ort.InferenceSession.create(bytes, { executionProviders: [backend] });
-  const made = { ort, session, config, backend: backend === "webgpu" ? "WebGPU" : "WebAssembly" };
+  const opened = { ort, session, config, backend: backend === "webgpu" ? "WebGPU" : "WebAssembly" };
   const [height, width] = config.preprocess.size_hw;
-  await infer(made, new Float32Array(3 * height * width)); // a first run compiles shaders, and shows that it works
-  return made;
+  await infer(opened, new Float32Array(3 * height * width)); // a first run compiles shaders, and shows that it works
+  return opened;
 }
 
 /**
- * @param {{ort: any, session: any, config: Config}} made
+ * @param {OpenedModel} model
  * @param {Float32Array} values 3×h×w.
  */
 async function infer({ ort, session, config }, values) {
@@ -101,7 +121,9 @@ async function infer({ ort, session, config }, values) {
   const laid = config.channels_last ? values.map((_, i) => values[(i % 3) * cells + Math.floor(i / 3)]) : values;
   const type = session.inputMetadata[0].type;
   const Half = /** @type {any} */ (globalThis).Float16Array;
-  if (type === "float16" && !Half) throw new Told("This browser has no half-precision numbers, which the model takes.");
+  if (type === "float16" && !Half) {
+    throw new Refusal("This browser has no half-precision numbers, which the model takes.");
+  }
   const input = new ort.Tensor(type, type === "float16" ? Half.from(laid) : laid, dims);
   return session.run({ [config.input]: input }, config.outputs);
 }
@@ -113,15 +135,15 @@ function floats({ data }) {
 }
 
 /**
- * @param {{ort: any, session: any, config: Config, backend: string}} made
+ * @param {OpenedModel} model
  * @param {ImageData} pixels
  */
-async function run(made, pixels) {
-  const { seen, view } = look(pixels.data, [pixels.height, pixels.width], made.config.preprocess);
-  const outputs = await infer(made, normalized(seen, made.config.preprocess));
+async function run(model, pixels) {
+  const { seen, view } = look(pixels.data, [pixels.height, pixels.width], model.config.preprocess);
+  const outputs = await infer(model, normalized(seen, model.config.preprocess));
   const [logits, maps, bias] = [outputs.logits, outputs.maps, outputs.bias].map(floats);
-  if (!maps.every(Number.isFinite)) throw new Told("The model's maps are not finite numbers; export it in float32.");
+  if (!maps.every(Number.isFinite)) throw new Refusal("The model's maps are not finite numbers; export it in float32.");
   const ids = outputs.top_ids ? Array.from(outputs.top_ids.data, Number) : Array.from(logits.keys());
   const grid = outputs.maps.dims.slice(2);
-  return answerOf({ logits, maps, bias, ids }, grid, view, made.config.labels, made.config.activation);
+  return answerOf({ logits, maps, bias, ids }, grid, view, model.config.labels, model.config.activation);
 }
