@@ -12,7 +12,7 @@ from torch import Tensor
 
 from camlucida.data.record import Example
 from camlucida.training.config import TrainConfig
-from camlucida.training.heads import Step
+from camlucida.training.heads import Criterion
 from camlucida.training.network import Network, make_network
 from camlucida.training.regularizers import Regularizer
 
@@ -57,7 +57,7 @@ def trained(config: TrainConfig, regularizer: Regularizer | None = None, steps: 
     """A network after some steps, in evaluation mode, and its accuracy on pictures that it has not seen."""
     network = make_network(config, 2).train()
     if regularizer is not None:
-        regularizer.attach(network.trunk)
+        regularizer.attach(network.backbone)
     pool, targets, _ = batch(0, 480)
     optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3)
     for number in range(steps):
@@ -66,8 +66,8 @@ def trained(config: TrainConfig, regularizer: Regularizer | None = None, steps: 
         images, wanted = pool[chosen], targets[chosen]
         if regularizer is not None:
             images, wanted = regularizer.batch(images, wanted, rng)
-            regularizer.draw(network.trunk, rng)
-        loss, logits = network.loss(images, wanted, Step(number, steps))
+            regularizer.draw(network.backbone, rng)
+        loss, logits = network.loss(images, wanted, Criterion())
         assert torch.isfinite(loss)
         assert torch.isfinite(logits).all()
         optimizer.zero_grad()

@@ -64,10 +64,10 @@ if __name__ == "__main__":
 
     make_importable()
     torch.set_num_threads(1)
-    from camlucida.training import lightning_module as module
+    from camlucida.training import classifier_training as module
     from camlucida.training.fit import fit
 
-    whole = module.Training.training_step
+    whole = module.ClassifierTraining.training_step
 
     def training_step(self: Any, batch: Any, index: int) -> Any:
         """Kill this process when the step that was asked for begins."""
@@ -76,7 +76,7 @@ if __name__ == "__main__":
         return whole(self, batch, index)
 
     if len(sys.argv) > 3:
-        module.Training.training_step = training_step
+        module.ClassifierTraining.training_step = training_step
     fit(
         config(**json.loads(sys.argv[2])), examples(36), examples(12, 1000), CLASSES, Path(sys.argv[1]),
         on_epoch=lambda row: print(row["epoch"], flush=True),

@@ -1,4 +1,4 @@
-"""The two-stage localizer: its arithmetic against slow versions, its lessons, and that it outdoes its teacher."""
+"""The two-stage localizer: its arithmetic against slow versions, its pseudo-labels, and that it outdoes its teacher."""
 
 from __future__ import annotations
 
@@ -22,15 +22,21 @@ from typer.testing import CliRunner
 from camlucida.boxes.calibration import Calibration
 from camlucida.boxes.localize import iou
 from camlucida.cli.localizer import localizer as localizer_command
-from camlucida.data.record import Record, Truth
+from camlucida.data.record import Dataset, Record, Truth
 from camlucida.errors import ModelError, TrainingError
+from camlucida.evaluation import evaluate
 from camlucida.images.preprocess import Preprocess
 from camlucida.training.box_localizer import LocalizerConfig, open_localizer
 from camlucida.training.box_regression import box_loss, centres, decoded, moved, overlap
 from camlucida.training.config import Augment, TrainConfig
-from camlucida.training.localizer_lessons import BOXES, calibrate_lessons, lessons, symmetric_maps
 from camlucida.training.localizer_training import fit_localizer
 from camlucida.training.network import make_network
+from camlucida.training.pseudo_labels import (
+    USUAL_CALIBRATION,
+    calibrate_pseudo_labels,
+    make_pseudo_labels,
+    symmetric_maps,
+)
 from camlucida.training.run_folder import Run, open_network, write_record, write_weights
 
 CONFIG = TrainConfig(backbone="small:8-16-24", size=SIZE, stride=4, augment="dihedral")
@@ -136,7 +142,7 @@ def test_boxes_move_with_their_pictures(augment: str) -> None:
             "affine": turned}[augment]  # fmt: skip
 
 
-# Lessons
+# Pseudo-labels
 
 _MOVES: list[Callable[[Tensor], Tensor]] = [
     lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: torch.rot90(x, 1, (-2, -1)), lambda x: x.transpose(-2, -1),
@@ -172,10 +178,10 @@ def test_every_augmentation_has_its_symmetries():
     assert not torch.equal(found["dihedral"], found["flips"])
 
 
-def test_lessons_are_boxes_of_the_labels_maps(run: Path) -> None:
+def test_pseudo_labels_are_boxes_of_the_labels_maps(run: Path) -> None:
     network, record = open_network(run)
-    given = lessons(network, record, examples(40), BOXES)
-    assert len(given.boxes) + given.skipped == 40
+    labels = make_pseudo_labels(network, record, examples(40), USUAL_CALIBRATION)
+    assert len(labels.boxes) + labels.skipped == 40
     for i in range(5):
         pixels, label, _ = picture(i)
         images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -184,27 +190,27 @@ def test_lessons_are_boxes_of_the_labels_maps(run: Path) -> None:
         low, high = laid.min(), laid.max()
         stats = cv2.connectedComponentsWithStats((laid > (low + high) / 2).astype(np.uint8))[2]
         x, y, width, height = stats[1 + stats[1:, cv2.CC_STAT_AREA].argmax()][:4]
-        np.testing.assert_allclose(given.boxes[i] * SIZE, [x, y, x + width, y + height], atol=1e-4)
-        assert given.weights[i] == pytest.approx(logits[0].softmax(0)[label].item(), abs=1e-5)
+        np.testing.assert_allclose(labels.boxes[i] * SIZE, [x, y, x + width, y + height], atol=1e-4)
+        assert labels.weights[i] == pytest.approx(logits[0].softmax(0)[label].item(), abs=1e-5)
 
 
 def test_classes_without_an_object_teach_nothing(run: Path) -> None:
     network, record = open_network(run)
     some = examples(30)
-    given = lessons(network, record, some, BOXES, without=["cross"])
-    assert len(given.boxes) + given.skipped == sum(example.labels == (1,) for example in some)
+    labels = make_pseudo_labels(network, record, some, USUAL_CALIBRATION, without=["cross"])
+    assert len(labels.boxes) + labels.skipped == sum(example.labels == (1,) for example in some)
     with pytest.raises(TrainingError, match="no class 'none' to leave out; the run knows cross, square"):
-        lessons(network, record, some, BOXES, without=["none"])
+        make_pseudo_labels(network, record, some, USUAL_CALIBRATION, without=["none"])
     with pytest.raises(TrainingError, match="no picture gave a pseudo-box"):
-        lessons(network, record, [replace(one, labels=()) for one in some], BOXES)
+        make_pseudo_labels(network, record, [replace(one, labels=()) for one in some], USUAL_CALIBRATION)
 
 
 def test_the_calibration_is_chosen_on_validation_boxes(run: Path) -> None:
-    found = calibrate_lessons(run, _truth(60, 500))
+    found = calibrate_pseudo_labels(run, _truth(60, 500))
     assert found.how == "boxes"
     assert found.pictures == 60
     with pytest.raises(TrainingError, match="no validation picture has a label and a box"):
-        calibrate_lessons(run, [Record(one) for one in examples(3)])
+        calibrate_pseudo_labels(run, [Record(one) for one in examples(3)])
 
 
 # The whole
@@ -214,7 +220,9 @@ def test_the_calibration_is_chosen_on_validation_boxes(run: Path) -> None:
 def taught(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("taught") / "localizer"
     config = LocalizerConfig(epochs=6, batch=16, lr=4e-3)
-    return fit_localizer(run, examples(320), out, config=config, calibration=calibrate_lessons(run, _truth(60, 500)))
+    return fit_localizer(
+        run, examples(320), out, config=config, calibration=calibrate_pseudo_labels(run, _truth(60, 500))
+    )
 
 
 def _overlaps(found: NDArray[np.float64], truth: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -225,9 +233,9 @@ def test_it_outdoes_its_teacher_without_labels(run: Path, taught: Path) -> None:
     pixels, _, boxes = zip(*(picture(i) for i in range(1000, 1150)), strict=True)
     learned = _overlaps(open_localizer(taught).find(pixels), np.stack(boxes))
     network, record = open_network(run)
-    given = lessons(network, record, examples(150, 1000), calibrate_lessons(run, _truth(60, 500)))
-    assert given.skipped == 0
-    teacher = _overlaps(given.boxes.astype(np.float64) * SIZE, np.stack(boxes))
+    labels = make_pseudo_labels(network, record, examples(150, 1000), calibrate_pseudo_labels(run, _truth(60, 500)))
+    assert labels.skipped == 0
+    teacher = _overlaps(labels.boxes.astype(np.float64) * SIZE, np.stack(boxes))
     assert (learned >= 0.5).mean() > (teacher >= 0.5).mean() + 0.1
     assert learned.mean() > teacher.mean() + 0.04
 
@@ -245,6 +253,21 @@ def test_its_scores_are_a_heatmap_on_the_thing(taught: Path) -> None:
     assert hits > 85
 
 
+def test_evaluate_takes_an_opened_localizer_as_it_is(run: Path, taught: Path) -> None:
+    localizer = open_localizer(taught)
+    records = _truth(40, 1000)
+    evaluation = evaluate(
+        str(run), Dataset("shapes", CLASSES, tuple(records)), localizer=localizer, bootstrap=0, mosaics=0
+    )
+    pictures = [record.example.read() for record in records]
+    boxes = np.concatenate([localizer.boxes(picture) for picture in pictures])
+    np.testing.assert_array_equal(boxes, localizer.find([picture.pixels for picture in pictures]))
+    overlaps = _overlaps(boxes, np.concatenate([record.truth.boxes for record in records]))
+    assert 0.5 < (overlaps >= 0.5).mean() < 1
+    assert evaluation["found_gt_known"].value.value == pytest.approx((overlaps >= 0.5).mean())
+    assert evaluation["found_iou"].value.value == pytest.approx(overlaps.mean())
+
+
 def test_boxes_are_in_the_pixels_of_the_picture(taught: Path) -> None:
     found = open_localizer(taught)
     pixels = picture(1001)[0]
@@ -253,7 +276,7 @@ def test_boxes_are_in_the_pixels_of_the_picture(taught: Path) -> None:
     (stretched,) = found.find([wide])
     np.testing.assert_allclose(stretched, box * [4, 2, 4, 2], atol=4)
     inputs = torch.from_numpy(found.record.preprocess(pixels)[0])[None]
-    np.testing.assert_allclose(found.boxes(inputs)[0], box)
+    np.testing.assert_allclose(found.input_boxes(inputs)[0], box)
     cropping = replace(found, record=replace(found.record, preprocess=replace(found.record.preprocess, fit="crop")))
     framed = np.pad(pixels, ((0, 0), (10, 6), (0, 0)))  # the middle is cut out: 8 pixels from the left
     shown = framed[:, 8 : 8 + SIZE]
@@ -265,11 +288,14 @@ def test_after_a_kill_it_goes_on_to_the_same_weights(run: Path, tmp_path: Path) 
     config = LocalizerConfig(epochs=3, batch=8)
     whole = fit_localizer(run, examples(32), tmp_path / "whole", config=config)
 
+    class Killed(BaseException):
+        """Stands for a kill."""
+
     def killed(row: dict[str, float]) -> None:
         if row["epoch"] == 1:
-            raise KeyboardInterrupt
+            raise Killed
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         fit_localizer(run, examples(32), tmp_path / "killed", config=config, on_epoch=killed)
     with pytest.raises(ModelError, match="not finished"):
         open_localizer(tmp_path / "killed")
@@ -285,13 +311,13 @@ def test_after_a_kill_it_goes_on_to_the_same_weights(run: Path, tmp_path: Path) 
 
 def test_a_finished_one_is_left_as_it_is_and_others_are_refused(run: Path, taught: Path, tmp_path: Path) -> None:
     config = LocalizerConfig(epochs=6, batch=16, lr=4e-3)
-    calibration = calibrate_lessons(run, _truth(60, 500))
+    calibration = calibrate_pseudo_labels(run, _truth(60, 500))
     before = (taught / "localizer.safetensors").stat().st_mtime_ns
     fit_localizer(run, examples(320), taught, config=config, calibration=calibration)
     assert (taught / "localizer.safetensors").stat().st_mtime_ns == before
     with pytest.raises(TrainingError, match="holds a localizer of another config"):
         fit_localizer(run, examples(320), taught, config=replace(config, seed=1), calibration=calibration)
-    with pytest.raises(TrainingError, match="holds a localizer of another taught"):
+    with pytest.raises(TrainingError, match="holds a localizer of another source"):
         fit_localizer(run, examples(320), taught, config=config, calibration=Calibration())
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(TrainingError, match="has files, but no localizer"):

@@ -132,28 +132,28 @@ def test_adl_drops_the_strongest_cell_and_draws_at_its_rate() -> None:
     network = make_network(TrainConfig(backbone="small:8-8-8", size=32), 3)
     adl = ADL(rate=0.75)
     names = list(network.state_dict())
-    adl.attach(network.trunk)
+    adl.attach(network.backbone)
     assert list(network.state_dict()) == names  # no weights: a run opens the same with and without
-    assert sorted(network.trunk.between) == ["1", "2"]
+    assert sorted(network.backbone.between) == ["1", "2"]
     rng, drops = np.random.default_rng(0), []
     for _ in range(1000):
-        adl.draw(network.trunk, rng)
-        drops += [layer.drop for layer in network.trunk.between.values() if isinstance(layer, AttentionDropout)]
+        adl.draw(network.backbone, rng)
+        drops += [layer.drop for layer in network.backbone.between.values() if isinstance(layer, AttentionDropout)]
     assert np.mean(drops) == pytest.approx(0.75, abs=0.04)
 
-    for layer in network.trunk.between.values():
+    for layer in network.backbone.between.values():
         assert isinstance(layer, AttentionDropout)
         layer.drop = True
-    features = network.train().trunk(torch.rand(2, 3, 32, 32))
+    features = network.train().backbone(torch.rand(2, 3, 32, 32))
     assert (features.sum(1).flatten(1) == 0).any(1).all()
-    features = network.eval().trunk(torch.rand(2, 3, 32, 32))
+    features = network.eval().backbone(torch.rand(2, 3, 32, 32))
     assert not (features.sum(1).flatten(1) == 0).any()
 
 
 def test_adl_is_refused_by_transformers() -> None:
     network = make_network(TrainConfig(backbone="vit:16-1-2", head="tscam", size=32), 3)
     with pytest.raises(TrainingError, match="adl: its layers stand between stages of convolutions"):
-        ADL().attach(network.trunk)
+        ADL().attach(network.backbone)
 
 
 @pytest.mark.parametrize("name", REGULARIZERS)

@@ -14,10 +14,10 @@ from small_runs import SIZE, config, examples
 from camlucida.data.record import Example
 from camlucida.errors import TrainingError
 from camlucida.images.preprocess import Fit, Preprocess
-from camlucida.training import data
+from camlucida.training import example_batches
 from camlucida.training.augment import AUGMENTS
 from camlucida.training.config import Augment
-from camlucida.training.data import (
+from camlucida.training.example_batches import (
     Batch,
     Key,
     Labels,
@@ -106,7 +106,7 @@ def test_the_batch_is_channels_last() -> None:
 
 def test_large_sets_are_decoded_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = pictures("crops")
-    monkeypatch.setattr(data, "IN_MEMORY", 1000)
+    monkeypatch.setattr(example_batches, "IN_MEMORY", 1000)
     fresh = pictures("crops")
     assert kept._kept is not None
     assert fresh._kept is None

@@ -23,13 +23,14 @@ import camlucida as cl
 from camlucida.data.record import Example
 from camlucida.errors import MethodError, ModelError, TrainingError
 from camlucida.images.picture import read
+from camlucida.training import classifier_training as module
 from camlucida.training import fit as fitting
-from camlucida.training import lightning_module as module
+from camlucida.training.classifier_training import averaged, one_cycle, stopped
 from camlucida.training.config import TrainConfig
 from camlucida.training.fit import LAST, fit
-from camlucida.training.lightning_module import averaged, one_cycle, stopped
 from camlucida.training.run_folder import open_network, open_run, read_record, store_calibration, write_record
 from camlucida.training.synced_normalization import SyncedNormalization
+from camlucida.training.training_loop import CheckpointFiles
 
 HERE = Path(__file__).parent
 EVERYTHING: dict[str, Any] = {
@@ -66,7 +67,7 @@ class Killed(BaseException):
 
 def killed_at(step: int, out: Path, **settings: Any) -> None:
     """Train, and stop for good when step number ``step`` begins."""
-    whole: Callable[..., Tensor] = module.Training.training_step
+    whole: Callable[..., Tensor] = module.ClassifierTraining.training_step
 
     def training_step(self: Any, batch: Any, index: int) -> Tensor:
         if self.global_step == step:
@@ -74,7 +75,7 @@ def killed_at(step: int, out: Path, **settings: Any) -> None:
         return whole(self, batch, index)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.Training, "training_step", training_step)
+        patch.setattr(module.ClassifierTraining, "training_step", training_step)
         with pytest.raises(Killed):
             train(out, **settings)
 
@@ -101,7 +102,7 @@ def test_killed_while_the_checkpoint_is_written(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    whole = fitting._CheckpointFiles.save_checkpoint
+    whole = CheckpointFiles.save_checkpoint
     saved: list[int] = []
 
     def save(self: Any, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -111,7 +112,7 @@ def test_killed_while_the_checkpoint_is_written(
             raise Killed
         whole(self, checkpoint, path, storage_options)
 
-    monkeypatch.setattr(fitting._CheckpointFiles, "save_checkpoint", save)
+    monkeypatch.setattr(CheckpointFiles, "save_checkpoint", save)
     with pytest.raises(Killed):
         train(out, **EVERYTHING)
     train(out, **EVERYTHING)
@@ -300,7 +301,7 @@ def write_csv_set(folder: Path, spoilt: bool) -> None:
 def test_early_stopping_and_the_best_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = [0.5, 0.75, 0.25, 0.5, 0.25, 1.0]
     kept: list[dict[str, Tensor]] = []
-    original = module.Training._tally_of_all
+    original = module.ClassifierTraining._tally_of_all
 
     def tally(self: Any) -> Tensor:
         found = original(self).clone()
@@ -308,7 +309,7 @@ def test_early_stopping_and_the_best_weights(tmp_path: Path, monkeypatch: pytest
         kept.append({name: value.clone() for name, value in self.network.used_state().items()})
         return found
 
-    monkeypatch.setattr(module.Training, "_tally_of_all", tally)
+    monkeypatch.setattr(module.ClassifierTraining, "_tally_of_all", tally)
     out = train(tmp_path / "run", epochs=6, patience=2, keep="best")
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [row["val_accuracy"] for row in rows] == accuracies[:4]
@@ -453,7 +454,7 @@ def test_a_diverging_run_is_refused(tmp_path: Path) -> None:
         (lambda values: values["config"].update(units=16), r"weights lack added\.0\."),
         (lambda values: values["classes"].append("more"), r"head.* has shape"),
         (lambda values: values["preprocess"].update(size_hw=[0, 1]), r"size_hw"),
-        (lambda values: values.update(calibration=[1]), r"calibration: expected an object, got list"),
+        (lambda values: values.update(calibration=[1]), r"calibration: expected an object of its fields, got list"),
     ],
 )
 def test_a_spoilt_record_is_refused(
@@ -486,6 +487,6 @@ def test_a_calibration_travels_with_the_run(tmp_path: Path) -> None:
     out = train(tmp_path / "run")
     assert open_run(out).calibration is None
     calibration = Calibration("max", threshold=0.35)
-    store_calibration(out, calibration.to_dict())
+    store_calibration(out, calibration)
     assert open_run(out).calibration == calibration
     assert read_record(out).state == "complete"

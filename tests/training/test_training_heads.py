@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camlucida.errors import TrainingError
-from camlucida.training.heads import HEADS, Head, Step, criterion, make_head
+from camlucida.training.heads import HEADS, Criterion, Head, make_head
 from camlucida.training.heads.pooling import FullyConnected
 
 B, C, K, H, W = 2, 5, 3, 4, 6
@@ -182,14 +182,14 @@ def test_soft_cross_entropy_and_binary_cross_entropy() -> None:
         norm = math.log(sum(math.exp(v) for v in row))
         smooth = [0.9 * t + 0.1 / K for t in target]
         total += sum(t * (norm - v) for t, v in zip(smooth, row, strict=True))
-    assert math.isclose(float(criterion(logits, targets, Step(label_smoothing=0.1))), total / 4, rel_tol=1e-5)
+    assert math.isclose(float(Criterion(label_smoothing=0.1)(logits, targets)), total / 4, rel_tol=1e-5)
     many = torch.tensor([[1.0, 0, 1]] * 4)
     total = 0.0
     for row in logits.float().tolist():
         for v, t in zip(row, (0.9 + 0.05, 0.05, 0.9 + 0.05), strict=True):
             p = 1 / (1 + math.exp(-v))
             total -= t * math.log(p) + (1 - t) * math.log(1 - p)
-    found = float(criterion(logits, many, Step(label_smoothing=0.1, multi_label=True)))
+    found = float(Criterion(label_smoothing=0.1, multi_label=True)(logits, many))
     assert math.isclose(found, total / 12, rel_tol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Trunks reach the asked stride, cut backbones are the backbones they were cut from, and explain agrees with maps."""
+"""Backbones reach the asked stride, cut classifiers are what they were cut from, and explain agrees with maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import camlucida as cl
 from camlucida.errors import TrainingError
 from camlucida.training.config import TrainConfig
-from camlucida.training.heads import Step
+from camlucida.training.heads import Criterion
 from camlucida.training.network import Network, make_network
 
 OWN_FILE = '''
@@ -79,12 +79,14 @@ def network(**settings: Any) -> Network:
 @pytest.mark.parametrize("backbone", ["small:6-8", "residual:6-8-10"])
 @pytest.mark.parametrize("stride", [2, 4, 8])
 @pytest.mark.parametrize("size", [32, 36])
-def test_own_trunks_have_the_asked_stride(backbone: str, stride: int, size: int) -> None:
+def test_own_networks_have_the_asked_stride(backbone: str, stride: int, size: int) -> None:
     net = network(backbone=backbone, stride=stride, size=size)
     logits, maps = net.maps(torch.zeros(1, 3, size, size))
-    assert maps.shape == (1, 5, *net.trunk.grid_hw)
-    assert net.trunk.grid_hw == (-(-size // stride),) * 2
-    assert [stage.shape[1] for stage in net.trunk.stages(torch.zeros(1, 3, size, size))] == list(net.trunk.channels)
+    assert maps.shape == (1, 5, *net.backbone.grid_hw)
+    assert net.backbone.grid_hw == (-(-size // stride),) * 2
+    assert [stage.shape[1] for stage in net.backbone.stages(torch.zeros(1, 3, size, size))] == list(
+        net.backbone.channels
+    )
     torch.testing.assert_close(net(torch.zeros(1, 3, size, size)), logits)
 
 
@@ -99,7 +101,7 @@ def test_the_usual_networks() -> None:
 
 def test_the_grid_is_halved_early_and_then_kept() -> None:
     net = network(backbone="small:8-8-8-8", stride=4)
-    assert [stage.shape[2] for stage in net.trunk.stages(torch.zeros(1, 3, 32, 32))] == [16, 8, 8, 8]
+    assert [stage.shape[2] for stage in net.backbone.stages(torch.zeros(1, 3, 32, 32))] == [16, 8, 8, 8]
 
 
 @pytest.mark.parametrize(
@@ -137,13 +139,13 @@ def test_a_cut_backbone_gives_the_backbones_own_values(own_file: Path) -> None:
     whole = namespace["plain"]().eval()
     images = torch.randn(2, 3, 32, 32)
     second = whole.second(whole.stem(images))
-    stages = net.trunk.stages(images)
+    stages = net.backbone.stages(images)
     torch.testing.assert_close(stages[0], whole.stem(images))
     torch.testing.assert_close(stages[1], second)
     torch.testing.assert_close(stages[2], whole.third(second))
     assert len(stages) == 3
-    torch.testing.assert_close(net.trunk(images), stages[-1])
-    assert net.trunk.channels == (8, 12, 16)
+    torch.testing.assert_close(net.backbone(images), stages[-1])
+    assert net.backbone.channels == (8, 12, 16)
 
 
 def test_what_the_cut_leaves_out_is_frozen_and_not_saved(own_file: Path) -> None:
@@ -154,7 +156,7 @@ def test_what_the_cut_leaves_out_is_frozen_and_not_saved(own_file: Path) -> None
     frozen = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, _ in net.named_parameters() if name.startswith(behind)}
     net.train()
-    loss, logits = net.loss(torch.randn(4, 3, 32, 32), torch.eye(5)[:4], Step())
+    loss, logits = net.loss(torch.randn(4, 3, 32, 32), torch.eye(5)[:4], Criterion())
     loss.backward()
     assert logits.shape == (4, 5)
     assert {name for name, parameter in net.named_parameters() if parameter.grad is None} == frozen
@@ -170,7 +172,7 @@ def test_building_changes_no_statistics_and_no_generator(own_file: Path) -> None
     net = network(backbone=f"{own_file}:plain", stride=8)
     assert torch.equal(torch.rand(1), expected)
     assert all(int(count) == 0 for name, count in net.named_buffers() if name.endswith("num_batches_tracked"))
-    assert float(net.trunk.get_buffer("net.stem.1.running_mean").abs().max()) == 0
+    assert float(net.backbone.get_buffer("net.stem.1.running_mean").abs().max()) == 0
 
 
 class Doubled(nn.Module):
@@ -185,14 +187,14 @@ def test_layers_between_stages(backbone: str, own_file: Path, monkeypatch: pytes
     monkeypatch.chdir(own_file.parent)
     net = network(backbone=backbone)
     images = torch.randn(2, 3, 32, 32)
-    before = net.trunk.stages(images)
+    before = net.backbone.stages(images)
     last = len(before) - 1
-    net.trunk.between[str(last)] = Doubled()
-    torch.testing.assert_close(net.trunk(images), 2 * before[-1])
+    net.backbone.between[str(last)] = Doubled()
+    torch.testing.assert_close(net.backbone(images), 2 * before[-1])
     if last:
-        net.trunk.between.clear()
-        net.trunk.between["0"] = Doubled()
-        after = net.trunk.stages(images)
+        net.backbone.between.clear()
+        net.backbone.between["0"] = Doubled()
+        after = net.backbone.stages(images)
         torch.testing.assert_close(after[0], 2 * before[0])
         assert not torch.allclose(after[1], before[1])
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from camlucida.errors import TrainingError
+from camlucida.training.backbones.transformers import OwnTransformer, TokenBackbone, token_backbone
 from camlucida.training.config import TrainConfig
-from camlucida.training.heads import Head, Step, make_head
+from camlucida.training.heads import Criterion, Head, make_head
 from camlucida.training.heads.acol import ACoL, erased, minmax, of_targets
 from camlucida.training.heads.spg import FEW, SPG, guidance, seeds
 from camlucida.training.network import Network, make_network
-from camlucida.training.token_backbones import OwnTransformer, TokenTrunk, token_trunk
 
 TOY = {
     "acol": TrainConfig(backbone="small:8-16-24", head="acol", size=SIZE, stride=4),
@@ -50,7 +50,7 @@ def test_acol_loss_equals_the_papers() -> None:
     features = torch.rand(2, 6, 5, 4, dtype=torch.float64)
     labels = [2, 0]
     targets = torch.eye(3, dtype=torch.float64)[labels]
-    loss, logits = head.loss(features, (), targets, Step())
+    loss, logits = head.loss(features, (), targets, Criterion())
     expected = 0.0
     for i, label in enumerate(labels):
         first = head.first(features[i : i + 1])[0].detach().numpy()
@@ -162,9 +162,9 @@ def test_spg_loss_is_classification_and_three_lessons() -> None:
     images = torch.randn(2, 3, SIZE, SIZE, dtype=torch.float64)
     labels = [1, 2]
     targets = torch.eye(3, dtype=torch.float64)[labels]
-    loss, logits = network.loss(images, targets, Step())
+    loss, logits = network.loss(images, targets, Criterion())
     with torch.no_grad():
-        stages = network.trunk.stages(images)
+        stages = network.backbone.stages(images)
         size = (stages[-2].shape[2], stages[-2].shape[3])
         planes = head.classifier(stages[-1]).numpy()
         raw = [
@@ -204,12 +204,12 @@ def test_spg_maps_are_exact_and_its_branches_are_for_training_alone() -> None:
 # TS-CAM
 
 
-def _slow_attention(trunk: OwnTransformer, images: Tensor) -> tuple[np.ndarray, Tensor]:
+def _slow_attention(backbone: OwnTransformer, images: Tensor) -> tuple[np.ndarray, Tensor]:
     """Where the class token looks: layers' and heads' softmax rows by hand; and the tokens after the last layer."""
-    patches = (trunk.stem(images) + trunk.places).flatten(2).transpose(1, 2)
-    x = torch.cat([trunk.class_token.expand(len(images), -1, -1), patches], 1)
+    patches = (backbone.stem(images) + backbone.places).flatten(2).transpose(1, 2)
+    x = torch.cat([backbone.class_token.expand(len(images), -1, -1), patches], 1)
     rows = []
-    for layer in trunk.layers:
+    for layer in backbone.layers:
         width = x.shape[2]
         size = width // layer.heads
         q, k, v = layer.qkv(layer.norms[0](x)).chunk(3, 2)
@@ -221,18 +221,18 @@ def _slow_attention(trunk: OwnTransformer, images: Tensor) -> tuple[np.ndarray, 
             rows.append(weights[:, 0, 1:].numpy())
         x = x + layer.project(mixed)
         x = x + layer.hidden(layer.norms[1](x))
-    return np.mean(rows, 0), trunk.norm(x)
+    return np.mean(rows, 0), backbone.norm(x)
 
 
 def test_tscam_maps_are_semantics_times_the_class_tokens_attention() -> None:
     network = make_network(TOY["tscam"], 3).double().eval()
-    trunk = network.trunk
-    assert isinstance(trunk, OwnTransformer)
+    backbone = network.backbone
+    assert isinstance(backbone, OwnTransformer)
     images = torch.randn(2, 3, SIZE, SIZE, dtype=torch.float64)
     with torch.no_grad():
-        torch.nn.init.normal_(trunk.class_token)
+        torch.nn.init.normal_(backbone.class_token)
         logits, maps = network.maps(images)
-        looks, tokens = _slow_attention(trunk, images)
+        looks, tokens = _slow_attention(backbone, images)
         grid = tokens[:, 1:].transpose(1, 2).reshape(2, -1, 8, 8)
         semantic = F.conv2d(grid, network.head.semantic.weight, network.head.semantic.bias, padding=1)
     expected = semantic * torch.from_numpy(looks.reshape(2, 1, 8, 8))
@@ -243,23 +243,23 @@ def test_tscam_maps_are_semantics_times_the_class_tokens_attention() -> None:
 
 def test_training_and_evaluation_give_equal_logits() -> None:
     network = make_network(TOY["tscam"], 3).eval()
-    for module in network.trunk.stem.modules():
+    for module in network.backbone.stem.modules():
         module.eval()
     images = torch.randn(2, 3, SIZE, SIZE)
     expected = network(images)
-    network.trunk.training = False
+    network.backbone.training = False
     with torch.no_grad():
-        watched = network.trunk(images)
-        network.trunk.training = True  # the trunk alone: its normalizations stay in evaluation
-        plain = network.trunk(images)
+        watched = network.backbone(images)
+        network.backbone.training = True  # the backbone alone: its normalizations stay in evaluation
+        plain = network.backbone(images)
     torch.testing.assert_close(plain[:, :-1], watched[:, :-1])
     assert not plain[:, -1].any()
     torch.testing.assert_close(network(images), expected)
 
 
 def test_tokens_keep_their_places_at_other_sizes() -> None:
-    trunk = token_trunk(TOY["tscam"]).eval()
-    assert trunk(torch.zeros(1, 3, SIZE + 16, SIZE)).shape == (1, 33, 12, 8)
+    backbone = token_backbone(TOY["tscam"]).eval()
+    assert backbone(torch.zeros(1, 3, SIZE + 16, SIZE)).shape == (1, 33, 12, 8)
 
 
 def test_timm_transformers_give_their_attention() -> None:
@@ -267,9 +267,9 @@ def test_timm_transformers_give_their_attention() -> None:
     assert timm
     config = TrainConfig(backbone="timm:vit_tiny_patch16_224", head="tscam", size=48, stride=16, pretrained=False)
     network = make_network(config, 3).eval()
-    assert isinstance(network.trunk, TokenTrunk)
+    assert isinstance(network.backbone, TokenBackbone)
     with torch.no_grad():
-        features = network.trunk(torch.randn(2, 3, 48, 48))
+        features = network.backbone(torch.randn(2, 3, 48, 48))
     assert features.shape == (2, 193, 3, 3)
     looks = features[:, -1].sum((1, 2))
     assert ((looks > 0.8) & (looks < 1)).all()  # the class token's row sums to 1 with what it gives itself
@@ -297,11 +297,11 @@ def test_a_small_network_learns_with_it_and_points_at_the_thing(name: str) -> No
 def test_without_its_own_loss_the_class_token_of_a_new_transformer_learns_nothing() -> None:
     network = make_network(TrainConfig(backbone="vit:32-2-4", head="tscam:token=0", size=SIZE, stride=4), 3)
     images, targets = torch.randn(2, 3, SIZE, SIZE), torch.eye(3)[:2]
-    loss, logits = network.loss(images, targets, Step())
+    loss, logits = network.loss(images, targets, Criterion())
     assert loss.item() == pytest.approx(F.cross_entropy(logits, targets).item())
     taught = make_network(TOY["tscam"], 3)
-    both, _ = taught.loss(images, targets, Step())
-    own = F.cross_entropy(taught.head.of_token(taught.trunk.tokens(images)[:, 0]), targets)
+    both, _ = taught.loss(images, targets, Criterion())
+    own = F.cross_entropy(taught.head.of_token(taught.backbone.tokens(images)[:, 0]), targets)
     assert both.item() == pytest.approx(loss.item() + own.item(), abs=1e-5)
 
 

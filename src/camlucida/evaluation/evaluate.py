@@ -35,15 +35,12 @@ if TYPE_CHECKING:
     from camlucida.pytorch.stages import Layers
 
 
-class Boxer(Protocol):
-    """A two-stage localizer: boxes of a picture, without a map."""
+class ImageLocalizer(Protocol):
+    """Gives boxes of an image without a map, as what ``training.box_localizer.open_localizer`` opens does."""
 
     def boxes(self, picture: Picture) -> ArrayLike:
-        """One box (4,) or several (M, 4), half-open xyxy pixels of the picture."""
+        """One box (4,) or several (M, 4), half-open xyxy pixels of the image."""
         ...
-
-
-Localizer = Boxer | Callable[[Picture], ArrayLike]
 
 
 def evaluate(
@@ -56,7 +53,7 @@ def evaluate(
     tta: TTA = "one",
     mode: Mode = "exact",
     calibration: Calibration | None = None,
-    localizer: Localizer | None = None,
+    localizer: ImageLocalizer | Callable[[Picture], ArrayLike] | None = None,
     batch: int = 16,
     workers: int = 0,
     bootstrap: int = 1000,
@@ -83,7 +80,7 @@ def evaluate(
             for its models), the map resized to 224×224 by bicubic interpolation, truth cut to integers at that size,
             contours and +1 pixel (see ``metrics.box_overlaps``).
         calibration: the operating point; None: the model's own, else the paper's rule (20 % of the maximum).
-        localizer: also judge boxes that come from elsewhere: a function of a picture, or an object with ``boxes``.
+        localizer: also judge boxes that come from elsewhere: an opened localizer, or a function of an image.
         batch: pictures that go through the model at once.
         workers: processes that count boxes and masks; 0: none but this one. A script that asks for some needs
             ``if __name__ == "__main__":`` around it.
@@ -169,7 +166,7 @@ def _check(mode: str, **numbers: tuple[int, int]) -> None:
         raise CamlucidaError(f"mode: expected 'protocol' or 'exact', got {mode!r}")
 
 
-def _mapped(picture: Explained, localizer: Localizer | None) -> MappedPicture:
+def _mapped(picture: Explained, localizer: ImageLocalizer | Callable[[Picture], ArrayLike] | None) -> MappedPicture:
     """What is counted of a picture, small enough for another process: no pixels, and masks as arrays or files."""
     boxes = None
     if localizer is not None:

@@ -8,7 +8,6 @@ sides at every cell (as Tian et al., "FCOS", ICCV 2019), so that it learns from 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -20,24 +19,28 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from camlucida.errors import CamlucidaError, MissingExtraError, ModelError, TrainingError
-from camlucida.images.picture import shown
+from camlucida.errors import ModelError, TrainingError
+from camlucida.images.picture import Picture, shown
 from camlucida.images.preprocess import Preprocess
 from camlucida.pytorch.state import evaluating
-from camlucida.results.saving import write_whole
-from camlucida.training.backbones import Trunk
+from camlucida.training.backbones import Backbone
 from camlucida.training.box_regression import decoded
-from camlucida.training.config import TrainConfig
+from camlucida.training.config import TrainConfig, check_whole_numbers
 from camlucida.training.network import make_network
+from camlucida.training.saved_files import (
+    preprocess_of,
+    read_record_file,
+    reading_weights,
+    write_record_file,
+    write_weights_file,
+)
 
 RECORD, WEIGHTS = "localizer.json", "localizer.safetensors"
-_VERSION = 1
-_MOST_RECORD, _MOST_WEIGHTS = 2**20, 8 * 2**30  # bytes
 
 
 @dataclass(frozen=True)
 class LocalizerConfig:
-    """How a localizer is trained; its trunk, size and preprocessing are the classifier's.
+    """How a localizer is trained; its backbone, size and preprocessing are the classifier's.
 
     Attributes:
         epochs: passes over the pictures with a pseudo-box.
@@ -45,7 +48,7 @@ class LocalizerConfig:
         lr: AdamW's at the beginning; it falls as a cosine.
         weight_decay: AdamW's.
         seed: of everything random.
-        fresh: begin with new weights instead of the classifier's trunk.
+        fresh: begin with new weights instead of the classifier's backbone.
     """
 
     epochs: int = 12
@@ -56,10 +59,7 @@ class LocalizerConfig:
     fresh: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise TrainingError(f"localizer: {name}: expected a whole number of at least {least}, got {value!r}")
+        check_whole_numbers(self, {"epochs": 1, "batch": 1, "seed": 0}, "localizer: ")
         for name in ("lr", "weight_decay"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < float("inf"):
@@ -67,12 +67,12 @@ class LocalizerConfig:
 
 
 class LocalizerNetwork(nn.Module):
-    """A trunk, a 3×3 convolution, and at every cell a score and four distances."""
+    """A backbone, a 3×3 convolution, and at every cell a score and four distances."""
 
-    def __init__(self, trunk: Trunk) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        self.trunk = trunk
-        channels = trunk.channels[-1]
+        self.trunk = backbone  # what weights are called by in files
+        channels = backbone.channels[-1]
         units = min(channels, 256)
         self.hidden = nn.Conv2d(channels, units, 3, padding=1)
         self.answer = nn.Conv2d(units, 5, 1)
@@ -91,17 +91,17 @@ class LocalizerRecord:
     """What ``localizer.json`` says.
 
     Attributes:
-        trunk: the classifier's configuration, which makes the trunk.
+        classifier: its configuration, which makes the backbone.
         preprocess: how pictures become inputs.
         config: how it was trained.
-        taught: what the pseudo-boxes came from: digests and settings, as plain values.
+        source: what the pseudo-boxes came from: digests and settings, as plain values.
         state: "complete", or "training".
     """
 
-    trunk: TrainConfig
+    classifier: TrainConfig
     preprocess: Preprocess
     config: LocalizerConfig
-    taught: dict[str, Any]
+    source: dict[str, Any]
     state: str = "training"
 
 
@@ -117,12 +117,16 @@ class Localizer:
     network: LocalizerNetwork
     record: LocalizerRecord
 
-    def boxes(self, images: Tensor) -> NDArray[np.float64]:
+    def boxes(self, picture: Picture) -> NDArray[np.float64]:
+        """The one box (1, 4) of a picture of any size: half-open xyxy in its own pixels, inside of it."""
+        return self.find([picture.pixels])
+
+    def input_boxes(self, images: Tensor) -> NDArray[np.float64]:
         """Boxes (B, 4) of inputs (B, 3, H, W), normalized: xyxy in pixels of the input, inside of it."""
-        boxes, _ = self._run(images)
+        shares, _ = self._run(images)
         height, width = images.shape[-2:]
-        made: NDArray[np.float64] = np.clip(boxes.double().numpy(), 0, 1) * [width, height, width, height]
-        return made
+        boxes: NDArray[np.float64] = np.clip(shares.double().numpy(), 0, 1) * [width, height, width, height]
+        return boxes
 
     def heatmaps(self, images: Tensor) -> NDArray[np.float32]:
         """How far each cell of inputs (B, 3, H, W) has a say in the box: (B, h, w), at least 0, of sum 1."""
@@ -146,7 +150,12 @@ class Localizer:
             values, view = self.record.preprocess(pixels)
             height, width = values.shape[-2:]
             x0, y0, x1, y1 = view.seen_xyxy
-            box = self.boxes(torch.from_numpy(np.ascontiguousarray(values))[None])[0] / [width, height, width, height]
+            box = self.input_boxes(torch.from_numpy(np.ascontiguousarray(values))[None])[0] / [
+                width,
+                height,
+                width,
+                height,
+            ]
             whole = box * np.tile([x1 - x0, y1 - y0], 2) + np.tile([x0, y0], 2)
             found.append(np.clip(whole, 0, np.tile(view.image_hw[::-1], 2)))
         return np.array(found, np.float64).reshape(-1, 4)
@@ -158,10 +167,10 @@ class Localizer:
 
 
 def make_localizer(config: TrainConfig, classes: int, seed: int) -> LocalizerNetwork:
-    """A new localizer with the trunk of a classifier's configuration; what is random is drawn from the seed."""
+    """A new localizer with the backbone of a classifier's configuration; what is random is drawn from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LocalizerNetwork(make_network(replace(config, pretrained=False, seed=seed), classes).trunk)
+        return LocalizerNetwork(make_network(replace(config, pretrained=False, seed=seed), classes).backbone)
 
 
 def write_localizer(folder: Path, network: LocalizerNetwork, record: LocalizerRecord) -> None:
@@ -171,14 +180,12 @@ def write_localizer(folder: Path, network: LocalizerNetwork, record: LocalizerRe
         OutputError: they cannot be written.
         MissingExtraError: safetensors is not installed.
     """
-    try:
-        from safetensors.torch import save
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("safetensors", "train") from error
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    write_whole(folder / WEIGHTS, save(state))
-    values = {"version": _VERSION, **asdict(record), "trunk": record.trunk.as_json()}
-    write_whole(folder / RECORD, json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n")
+    write_weights_file(folder / WEIGHTS, network.state_dict())
+    values = {
+        "trunk": record.classifier.as_json(), "preprocess": asdict(record.preprocess), "config": asdict(record.config),
+        "taught": record.source, "state": record.state,
+    }  # fmt: skip
+    write_record_file(folder / RECORD, values)
 
 
 def open_localizer(folder: str | Path) -> Localizer:
@@ -187,50 +194,25 @@ def open_localizer(folder: str | Path) -> Localizer:
     Raises:
         ModelError: there is no localizer, it is not finished, or its files are damaged.
     """
-    try:
-        from safetensors.torch import load_file
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("safetensors", "train") from error
     folder = Path(folder)
     if not (folder / RECORD).is_file() and (folder / "localizer" / RECORD).is_file():
         folder = folder / "localizer"
     record = read_localizer(folder)
     if record.state != "complete":
         raise ModelError(f"{shown(folder)}: its training is not finished; the same command goes on")
-    path = folder / WEIGHTS
-    if not path.is_file() or path.stat().st_size > _MOST_WEIGHTS:
-        raise ModelError(f"{shown(path)}: not there, or larger than {_MOST_WEIGHTS // 2**30} GiB")
-    try:
-        network = make_localizer(record.trunk, 1, record.config.seed)
-        network.load_state_dict(load_file(path))
-    except CamlucidaError:
-        raise
-    except Exception as error:  # safetensors has its own error for damaged files
-        raise ModelError(f"{shown(path)}: damaged ({type(error).__name__}); train the localizer again") from error
+    with reading_weights(folder / WEIGHTS) as weights:
+        network = make_localizer(record.classifier, 1, record.config.seed)
+        network.load_state_dict(weights)
     return Localizer(network.eval(), record)
 
 
 def read_localizer(folder: Path) -> LocalizerRecord:
     """What ``localizer.json`` says; raises ModelError if it is not there or damaged."""
-    path = folder / RECORD
-    try:
-        if path.stat().st_size > _MOST_RECORD:
-            raise ModelError(f"{shown(path)}: larger than {_MOST_RECORD // 2**20} MiB; not the record of a localizer")
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        why = error.strerror or error
-        raise ModelError(f"{shown(path)}: cannot be read ({why}); not the folder of a localizer?") from error
-    except ValueError as error:
-        raise ModelError(f"{shown(path)}: no JSON; not the record of a localizer") from error
-    if not isinstance(values, dict) or values.get("version") != _VERSION:
-        raise ModelError(f"{shown(path)}: not the record of a localizer of version {_VERSION}")
-    try:
-        tuples: dict[str, Any] = {
-            name: tuple(one) if isinstance(one, list) else one for name, one in values["preprocess"].items()
-        }
-        known = {field.name for field in fields(LocalizerConfig)}
-        config = LocalizerConfig(**{name: value for name, value in values["config"].items() if name in known})
-        trunk, state = TrainConfig.from_json(values["trunk"]), str(values["state"])
-        return LocalizerRecord(trunk, Preprocess(**tuples), config, dict(values["taught"]), state)
-    except (KeyError, TypeError, ValueError, AttributeError, CamlucidaError) as error:
-        raise ModelError(f"{shown(path)}: {type(error).__name__}: {error}") from error
+    return read_record_file(folder / RECORD, "a localizer", _record_of)
+
+
+def _record_of(values: dict[str, Any]) -> LocalizerRecord:
+    preprocess, classifier = preprocess_of(values["preprocess"]), TrainConfig.from_json(values["trunk"])
+    known = {field.name for field in fields(LocalizerConfig)}
+    config = LocalizerConfig(**{name: value for name, value in values["config"].items() if name in known})
+    return LocalizerRecord(classifier, preprocess, config, dict(values["taught"]), str(values["state"]))

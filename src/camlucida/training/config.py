@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -100,10 +103,7 @@ class TrainConfig:
         object.__setattr__(self, "sizes", tuple((share, pixels) for share, pixels in self.sizes))
         whole = {"size": 8, "epochs": 1, "batch": 1, "devices": 1, "units": 0, "seed": 0, "workers": 0, "patience": 0,
                  "checkpoint_steps": 0}  # fmt: skip
-        for name, least in whole.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise TrainingError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+        check_whole_numbers(self, whole)
         for name in ("weight_decay", "momentum", "warmup", "label_smoothing", "ema"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < 1:
@@ -181,6 +181,14 @@ class TrainConfig:
         ]
 
 
+def check_whole_numbers(settings: object, least: Mapping[str, int], where: str = "") -> None:
+    """Refuse settings that are no whole numbers, or below the least that each may be."""
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < bound:
+            raise TrainingError(f"{where}{name}: expected a whole number of at least {bound}, got {value!r}")
+
+
 def split_spec(text: str) -> tuple[str, dict[str, float]]:
     """The name and the options of ``name:option=number,option=number``.
 
@@ -201,3 +209,29 @@ def split_spec(text: str) -> tuple[str, dict[str, float]]:
         if not equals or not option.strip():
             raise TrainingError(f"{text}: expected name:option=number,…, got {part!r}")
     return name, options
+
+
+def find_registered(
+    what: str, registry: Mapping[str, str], spec: str, positional: int = 0
+) -> tuple[Any, dict[str, float]]:
+    """The class and the options that ``name:option=number,…`` means in a registry of ``module:class``.
+
+    Args:
+        what: what the registry holds, for messages.
+        registry: name -> ``module:class``.
+        spec: the name, and options behind it.
+        positional: how many of the class's first parameters are no options.
+
+    Raises:
+        TrainingError: there is no such name, or the class has no such option.
+    """
+    name, options = split_spec(spec)
+    if name not in registry:
+        raise TrainingError(f"{what}: there is no {name!r}; expected one of {', '.join(registry)}")
+    module, _, attribute = registry[name].partition(":")
+    kind = getattr(importlib.import_module(module), attribute)
+    known = list(inspect.signature(kind).parameters)[positional:]
+    for option in options:
+        if option not in known:
+            raise TrainingError(f"{what}: {name} has no option {option!r}; it has {', '.join(known) or 'none'}")
+    return kind, options

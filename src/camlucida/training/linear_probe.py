@@ -18,9 +18,9 @@ from camlucida.data.record import Example
 from camlucida.errors import MissingExtraError, TrainingError
 from camlucida.images.picture import Picture
 from camlucida.images.preprocess import Preprocess, View
-from camlucida.results.saving import made_folder
+from camlucida.results.files import make_folder
 from camlucida.training.config import TrainConfig
-from camlucida.training.data import fingerprint
+from camlucida.training.example_batches import fingerprint
 from camlucida.training.heads.pooling import GAP
 from camlucida.training.network import Network, make_network
 from camlucida.training.run_folder import RECORD, Run, open_network, write_record, write_weights
@@ -122,7 +122,7 @@ def _fitted(classifier: Classifier, strength: float, seed: int) -> Any:
 def pooled_features(network: Network, preprocess: Preprocess, pictures: Iterable[Picture]) -> NDArray[np.float32]:
     """The mean over the cells of the features that the head reads: float32 (N, C)."""
     parts = [
-        network.added(network.trunk(batch)).mean((2, 3)).float().numpy()
+        network.added(network.backbone(batch)).mean((2, 3)).float().numpy()
         for batch, _ in prepared_batches(network, preprocess, pictures)
     ]
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
@@ -166,16 +166,16 @@ def probe_base(model: str, size: int, stride: int) -> tuple[Network, TrainConfig
         return network, run.config, run.preprocess
     config = TrainConfig(backbone=model, size=size, stride=stride)
     network = make_network(config, 2).eval()
-    return network, config, Preprocess((size, size), mean=network.trunk.mean, std=network.trunk.std)
+    return network, config, Preprocess((size, size), mean=network.backbone.mean, std=network.backbone.std)
 
 
 def with_linear(network: Network, linear: Linear) -> Network:
-    """The same trunk, shared, behind which the classifier's weights stand as a GAP head."""
-    head = GAP(linear.weight.shape[1], linear.weight.shape[0], network.trunk.grid_hw)
+    """The same backbone, shared, behind which the classifier's weights stand as a GAP head."""
+    head = GAP(linear.weight.shape[1], linear.weight.shape[0], network.backbone.grid_hw)
     with torch.no_grad():
         head.linear.weight.copy_(torch.from_numpy(linear.weight))
         head.linear.bias.copy_(torch.from_numpy(linear.bias))
-    return Network(network.trunk, network.added, head).eval()
+    return Network(network.backbone, network.added, head).eval()
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def probe(
         sets.append((features, labels_of(examples)))
     on_progress(f"fitting: {classifier}")
     linear = fit_linear(*sets[0], sets[1], classes=len(classes), classifier=classifier)
-    made_folder(out)
+    make_folder(out)
     data = (fingerprint(train, classes), fingerprint(val, classes))
     write_weights(out, with_linear(network, linear))
     head = replace(config, head="gap", regularizers=(), pretrained=config.pretrained)

@@ -12,7 +12,7 @@ from camlucida.drawing import overlay as draw
 from camlucida.images.preprocess import Preprocess, View
 from camlucida.pytorch.state import evaluating
 from camlucida.training.augment import Pixels
-from camlucida.training.data import Key, Pictures, normalized
+from camlucida.training.example_batches import Key, Pictures, normalized
 from camlucida.training.network import Network
 
 MOST = 12

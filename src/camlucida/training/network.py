@@ -1,4 +1,4 @@
-"""What is trained, saved and opened again: a trunk, perhaps one added convolution, and a head."""
+"""What is trained, saved and opened again: a backbone, perhaps one added convolution, and a head."""
 
 from __future__ import annotations
 
@@ -8,43 +8,48 @@ import torch
 from torch import Tensor, nn
 
 from camlucida.errors import TrainingError
-from camlucida.training.backbones import Trunk, make_trunk
+from camlucida.training.backbones import Backbone, make_backbone
 from camlucida.training.config import TrainConfig
-from camlucida.training.heads import Head, Step, find_head, make_head
+from camlucida.training.heads import Criterion, Head, find_head, make_head
 
 
 class Network(nn.Module):
     """A classifier with maps (the surgery of Zhou et al., CVPR 2016, section 3.1). Made by ``make_network``.
 
     Attributes:
-        trunk: images (B, 3, H, W) -> features (B, C, h, w).
+        backbone: images (B, 3, H, W) -> features (B, C, h, w).
         added: a 3×3 convolution and ReLU, or nothing.
         head: features -> logits, maps and loss.
     """
 
-    def __init__(self, trunk: Trunk, added: nn.Module, head: Head) -> None:
+    def __init__(self, backbone: Backbone, added: nn.Module, head: Head) -> None:
         super().__init__()
-        self.trunk, self.added, self.head = trunk, added, head
+        self.trunk, self.added, self.head = backbone, added, head  # what weights are called by in files
+
+    @property
+    def backbone(self) -> Backbone:
+        """Images to features."""
+        return self.trunk
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalized, to logits (B, K)."""
-        return self.head.logits(self.added(self.trunk(images)))
+        return self.head.logits(self.added(self.backbone(images)))
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, K) and the maps of every class (B, K, h, w), signed, in logits per cell (see the head)."""
-        features = self.added(self.trunk(images))
+        features = self.added(self.backbone(images))
         return self.head.logits(features), self.head.maps(features)
 
-    def loss(self, images: Tensor, targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    def loss(self, images: Tensor, targets: Tensor, criterion: Criterion) -> tuple[Tensor, Tensor]:
         """The training loss (a scalar) and the logits (B, K) of images (B, 3, H, W) with targets (B, K)."""
         if self.head.reads_stages:
-            stages = self.trunk.stages(images)
-            return self.head.loss(self.added(stages[-1]), stages, targets, step)
-        return self.head.loss(self.added(self.trunk(images)), (), targets, step)
+            stages = self.backbone.stages(images)
+            return self.head.loss(self.added(stages[-1]), stages, targets, criterion)
+        return self.head.loss(self.added(self.backbone(images)), (), targets, criterion)
 
     def used_state(self) -> dict[str, Tensor]:
         """Parameters and buffers by name, but for those of a cut backbone that nothing reads."""
-        unused = {f"trunk.{name}" for name in self.trunk.unused}
+        unused = {f"trunk.{name}" for name in self.backbone.unused}
         return {name: tensor for name, tensor in self.state_dict().items() if name not in unused}
 
     def load_used_state(self, state: Mapping[str, Tensor]) -> None:
@@ -84,15 +89,15 @@ def make_network(config: TrainConfig, classes: int) -> Network:
     kind, _ = find_head(config.head)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        trunk = kind.own_trunk(config) or make_trunk(config)
+        backbone = kind.own_backbone(config) or make_backbone(config)
         added: nn.Module = nn.Identity()
-        channels = trunk.channels[-1]
+        channels = backbone.channels[-1]
         if config.units:
             convolution = nn.Conv2d(channels, config.units, 3, padding=1)
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
             if convolution.bias is not None:
                 nn.init.zeros_(convolution.bias)
             added, channels = nn.Sequential(convolution, nn.ReLU()), config.units
-        head = make_head(config.head, channels, classes, trunk.grid_hw)
-        head.attach(trunk)
-        return Network(trunk, added, head)
+        head = make_head(config.head, channels, classes, backbone.grid_hw)
+        head.attach(backbone)
+        return Network(backbone, added, head)

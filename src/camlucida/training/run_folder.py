@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,23 +12,28 @@ import torch
 from numpy.typing import NDArray
 
 import camlucida
-from camlucida.errors import CamlucidaError, MissingExtraError, ModelError, TrainingError
+from camlucida.boxes.calibration import Calibration
+from camlucida.errors import ModelError, TrainingError
 from camlucida.images.picture import shown
 from camlucida.images.preprocess import Preprocess
 from camlucida.methods.registry import Method
 from camlucida.models.model import Model
 from camlucida.pytorch.state import evaluating
-from camlucida.results.saving import write_whole
 from camlucida.runners.runner import Facts, MapBatch, Runner, picked
 from camlucida.runners.torch_runner import TorchRunner
 from camlucida.targets import Classes, choose
 from camlucida.training.config import TrainConfig
 from camlucida.training.network import Network, make_network
+from camlucida.training.saved_files import (
+    is_resumable,
+    preprocess_of,
+    read_record_file,
+    reading_weights,
+    write_record_file,
+    write_weights_file,
+)
 
 RECORD, WEIGHTS = "model.json", "model.safetensors"
-_VERSION = 1
-_MOST_RECORD = 16 * 2**20  # bytes of model.json
-_MOST_WEIGHTS = 8 * 2**30
 
 State = Literal["training", "complete"]
 
@@ -45,7 +49,7 @@ class Run:
         preprocess: how pictures become inputs.
         data: fingerprints of the training and the validation pictures with their labels.
         state: "complete", or "training" while it goes on (or was killed).
-        calibration: of its maps, as plain values; None: not calibrated.
+        calibration: how boxes are made of its maps; None: not calibrated.
     """
 
     config: TrainConfig
@@ -54,13 +58,12 @@ class Run:
     preprocess: Preprocess
     data: tuple[str, ...] = ()
     state: State = "training"
-    calibration: dict[str, Any] | None = None
+    calibration: Calibration | None = None
 
 
 def write_record(folder: Path, run: Run) -> None:
     """Write ``model.json``, whole."""
-    values = {"version": _VERSION, "camlucida": camlucida.__version__, **asdict(run), "config": run.config.as_json()}
-    write_whole(folder / RECORD, json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n")
+    write_record_file(folder / RECORD, {"camlucida": camlucida.__version__, **asdict(run)})
 
 
 def read_record(folder: Path) -> Run:
@@ -69,49 +72,28 @@ def read_record(folder: Path) -> Run:
     Raises:
         ModelError: there is no such file, or it is none of ours.
     """
-    path = folder / RECORD
-    where = shown(path)
-    try:
-        if path.stat().st_size > _MOST_RECORD:
-            raise ModelError(f"{where}: larger than {_MOST_RECORD // 2**20} MiB; not the record of a training run")
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ModelError(f"{where}: cannot be read ({error.strerror or error}); not the folder of a run?") from error
-    except ValueError as error:
-        raise ModelError(f"{where}: no JSON; not the record of a training run") from error
-    if not isinstance(values, dict) or values.get("version") != _VERSION:
-        raise ModelError(f"{where}: not the record of a training run of version {_VERSION}")
-    try:
-        preprocess = {name: _tuples(value) for name, value in dict(values["preprocess"]).items()}
-        calibration = values.get("calibration")
-        if calibration is not None and not isinstance(calibration, dict):
-            raise ModelError(f"calibration: expected an object, got {type(calibration).__name__}")
-        return Run(
-            TrainConfig.from_json(values["config"]), tuple(str(name) for name in values["classes"]),
-            bool(values["multi_label"]), Preprocess(**preprocess), tuple(str(one) for one in values.get("data", ())),
-            "complete" if values.get("state") == "complete" else "training", calibration,
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError, CamlucidaError) as error:
-        raise ModelError(f"{where}: {type(error).__name__}: {error}") from error
+    return read_record_file(folder / RECORD, "a training run", _run_of)
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _run_of(values: dict[str, Any]) -> Run:
+    calibration = values.get("calibration")
+    return Run(
+        TrainConfig.from_json(values["config"]), tuple(str(name) for name in values["classes"]),
+        bool(values["multi_label"]), preprocess_of(values["preprocess"]),
+        tuple(str(one) for one in values.get("data", ())),
+        "complete" if values.get("state") == "complete" else "training",
+        None if calibration is None else Calibration.from_dict(calibration),
+    )  # fmt: skip
 
 
-def store_calibration(folder: Path, calibration: dict[str, Any]) -> None:
-    """Put a calibration (plain values) into the record of a run."""
+def store_calibration(folder: Path, calibration: Calibration) -> None:
+    """Put a calibration into the record of a run."""
     write_record(folder, replace(read_record(folder), calibration=calibration))
 
 
 def write_weights(folder: Path, network: Network) -> None:
     """Write ``model.safetensors``, whole."""
-    try:
-        from safetensors.torch import save
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("safetensors", "train") from error
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.used_state().items()}
-    write_whole(folder / WEIGHTS, save(state))
+    write_weights_file(folder / WEIGHTS, network.used_state())
 
 
 def open_network(folder: Path) -> tuple[Network, Run]:
@@ -120,26 +102,11 @@ def open_network(folder: Path) -> tuple[Network, Run]:
     Raises:
         ModelError: the folder has no record or no weights, or they do not fit each other.
     """
-    try:
-        from safetensors.torch import load_file
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("safetensors", "train") from error
     run = read_record(folder)
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise ModelError(f"{shown(path)}: not there yet; the run has not finished an epoch")
-    if path.stat().st_size > _MOST_WEIGHTS:
-        raise ModelError(f"{shown(path)}: larger than {_MOST_WEIGHTS // 2**30} GiB; not the weights of this run")
     _check_code(folder, run.config)
-    try:
+    with reading_weights(folder / WEIGHTS) as weights:
         network = make_network(replace(run.config, pretrained=False), len(run.classes))
-        network.load_used_state(load_file(path))
-    except MissingExtraError:
-        raise
-    except CamlucidaError as error:
-        raise ModelError(f"{shown(folder)}: {error}") from error
-    except Exception as error:  # safetensors has its own error for damaged files
-        raise ModelError(f"{shown(path)}: damaged ({type(error).__name__}: {error})") from error
+        network.load_used_state(weights)
     return network.eval(), run
 
 
@@ -169,16 +136,8 @@ def open_run(name: str | Path) -> Model:
     note = "" if run.state == "complete" else "its training is not finished: these are the best weights so far"
     return Model(
         shown(folder), runner, run.preprocess, run.classes, "sigmoid" if run.multi_label else "softmax", note,
-        _calibration(run), module=network,
+        run.calibration, module=network,
     )  # fmt: skip
-
-
-def _calibration(run: Run) -> Any:
-    if run.calibration is None:
-        return None
-    from camlucida.boxes.calibration import Calibration
-
-    return Calibration.from_dict(run.calibration)
 
 
 class OwnMaps:
@@ -234,10 +193,8 @@ def check_resumable(folder: Path, run: Run) -> State | None:
     Raises:
         TrainingError: the folder holds a run of another configuration, other classes or other pictures, or other files.
     """
-    if not folder.exists() or not any(folder.iterdir()):
+    if not is_resumable(folder, RECORD, "run"):
         return None
-    if not (folder / RECORD).is_file():
-        raise TrainingError(f"{shown(folder)}: has files, but no run; choose an empty folder")
     there = read_record(folder)
     differences = run.config.differences(there.config)
     if there.classes != run.classes:

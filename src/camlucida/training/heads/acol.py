@@ -5,13 +5,11 @@ Zhang et al., "Adversarial Complementary Learning for Weakly Supervised Object L
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from camlucida.errors import TrainingError
-from camlucida.training.heads.head import Head, Step, criterion
+from camlucida.training.heads.base_head import Criterion, Head, Stages
 
 THRESHOLD = 0.7
 """Above this share of a map's range a cell is erased for the second classifier; the public benchmark's default."""
@@ -82,13 +80,13 @@ class ACoL(Head):
         ]
         return torch.maximum(first, minmax(torch.stack(second, 1)))
 
-    def loss(self, features: Tensor, stages: Sequence[Tensor], targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    def loss(self, features: Tensor, stages: Stages, targets: Tensor, criterion: Criterion) -> tuple[Tensor, Tensor]:
         """Both classifiers' losses, summed; and the first's logits."""
         maps = self.first(features)
         attention = minmax(of_targets(maps.detach(), targets))
         again = self.second(erased(features, attention, self.threshold))
         logits = _pooled(maps)
-        return criterion(logits, targets, step) + criterion(_pooled(again), targets, step), logits
+        return criterion(logits, targets) + criterion(_pooled(again), targets), logits
 
 
 def _classifier(channels: int, classes: int) -> nn.Sequential:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from camlucida.errors import TrainingError
-from camlucida.training.heads.head import Head
+from camlucida.training.heads.base_head import Head
 
 
 class Pooled(Head):
@@ -105,7 +105,7 @@ class LSE(Pooled):
         return (torch.logsumexp(self.r * planes, 2) - math.log(planes.shape[2])) / self.r
 
 
-class Sum(Pooled):
+class SumPooling(Pooled):
     """Sum pooling, as section 2 of the paper writes it (S_c = Σ_k w_k Σ_xy f_k): the maps are exact.
 
     The weights are held times the cells of the training grid, so that they learn at the rate of mean pooling's: at the

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from camlucida.errors import TrainingError
 from camlucida.training.heads.acol import minmax, of_targets
-from camlucida.training.heads.head import Head, Step, criterion
+from camlucida.training.heads.base_head import Criterion, Head, Stages
 
 if TYPE_CHECKING:
-    from camlucida.training.backbones import Trunk
+    from camlucida.training.backbones.backbone import Backbone
 
 FEW = 30 / 224**2
 """With less than this share of the cells above the high threshold, the object is what exceeds ``RESCUE`` · maximum."""
@@ -107,11 +107,11 @@ class SPG(Head):
         units = min(channels, _MOST_LAST)
         self.last = nn.Sequential(_conv(channels, units), nn.ReLU(), nn.Conv2d(units, 1, 1))
 
-    def attach(self, trunk: Trunk) -> None:
-        """Make the branches on the trunk's last two stages."""
-        if len(trunk.channels) < 2:
+    def attach(self, backbone: Backbone) -> None:
+        """Make the branches on the backbone's last two stages."""
+        if len(backbone.channels) < 2:
             raise TrainingError("spg: guides the last two stages, but this backbone has one; take one with more stages")
-        before, last = trunk.channels[-2:]
+        before, last = backbone.channels[-2:]
         units = min(last, _MOST_SHARED)
         self.first_branch, self.second_branch = (nn.Sequential(_conv(c, units), nn.ReLU()) for c in (before, last))
         self.shared = nn.Sequential(_conv(units, units), nn.ReLU(), nn.Conv2d(units, 1, 1))
@@ -130,7 +130,7 @@ class SPG(Head):
         """The convolution's own."""
         return self.classifier.bias
 
-    def loss(self, features: Tensor, stages: Sequence[Tensor], targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    def loss(self, features: Tensor, stages: Stages, targets: Tensor, criterion: Criterion) -> tuple[Tensor, Tensor]:
         """The classification loss and the three branches' losses, summed; and the logits."""
         before, last = stages[-2:]
         size = before.shape[2:]
@@ -147,7 +147,7 @@ class SPG(Head):
             guidance(answer, teacher.detach(), *pair)
             for (answer, teacher), pair in zip(taught, self.thresholds, strict=True)
         ]
-        return criterion(logits, targets, step) + sum(guided[1:], guided[0]), logits
+        return criterion(logits, targets) + sum(guided[1:], guided[0]), logits
 
 
 def _at(size: Sequence[int], maps: Tensor) -> Tensor:

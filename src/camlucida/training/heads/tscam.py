@@ -5,16 +5,15 @@ Gao et al., "TS-CAM: Token Semantic Coupled Attention Map for Weakly Supervised 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
 from camlucida.errors import TrainingError
-from camlucida.training.heads.head import Head, Step, criterion
+from camlucida.training.heads.base_head import Criterion, Head, Stages
 
 if TYPE_CHECKING:
-    from camlucida.training.backbones import Trunk
+    from camlucida.training.backbones.backbone import Backbone
     from camlucida.training.config import TrainConfig
 
 
@@ -26,7 +25,7 @@ class TSCAM(Head):
     gets a linear layer and a loss of its own while training.
 
     Args:
-        channels: of the features: the tokens', and the attention's one behind them (see ``tokens.TokenTrunk``).
+        channels: of the features: the tokens', and the attention's one behind them (see ``TokenBackbone``).
         classes: K.
         grid_hw: cells, not needed.
         token: the weight of the class token's own loss; 0 is the paper's, for pretrained transformers.
@@ -45,13 +44,13 @@ class TSCAM(Head):
         nn.init.zeros_(self.semantic.bias) if self.semantic.bias is not None else None
 
     @staticmethod
-    def own_trunk(config: TrainConfig) -> Trunk:
+    def own_backbone(config: TrainConfig) -> Backbone:
         """A vision transformer that gives its attention."""
         if config.units:
             raise TrainingError(f"units: tscam reads the tokens as they are; take units=0, not {config.units}")
-        from camlucida.training.token_backbones import token_trunk
+        from camlucida.training.backbones.transformers import token_backbone
 
-        return token_trunk(config)
+        return token_backbone(config)
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, C + 1, h, w) to (B, K)."""
@@ -61,13 +60,13 @@ class TSCAM(Head):
     def maps(self, features: Tensor) -> Tensor:
         """The semantic maps (with the convolution's bias) times the attention: (B, K, h, w), logits × attention.
 
-        They are no parts of the logits. Features must be an evaluating trunk's: a training one gives no attention.
+        They are no parts of the logits. Features must be an evaluating backbone's: a training one gives no attention.
         """
         made: Tensor = self.semantic(features[:, :-1]) * features[:, -1:]
         return made
 
-    def loss(self, features: Tensor, stages: Sequence[Tensor], targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    def loss(self, features: Tensor, stages: Stages, targets: Tensor, criterion: Criterion) -> tuple[Tensor, Tensor]:
         """The patches' loss, plus the weighted loss of the class token; and the patches' logits."""
         logits = self.logits(features)
         of_token = self.of_token(stages[0].flatten(1))
-        return criterion(logits, targets, step) + self.token * criterion(of_token, targets, step), logits
+        return criterion(logits, targets) + self.token * criterion(of_token, targets), logits

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from dataclasses import fields
 
 from camlucida.errors import TrainingError
-from camlucida.training.config import split_spec
+from camlucida.training.config import find_registered
 from camlucida.training.regularizers.regularizer import Regularizer
 
 __all__ = ["REGULARIZERS", "Regularizer", "make_regularizers"]
@@ -32,18 +30,11 @@ def make_regularizers(specs: Sequence[str]) -> tuple[Regularizer, ...]:
     >>> make_regularizers(["has:rate=0.25", "adl"])
     (HaS(rate=0.25, parts=0), ADL(rate=0.75, threshold=0.9))
     """
-    made: dict[str, Regularizer] = {}
+    found: dict[type[Regularizer], Regularizer] = {}
     for spec in specs:
-        name, options = split_spec(spec)
-        if name not in REGULARIZERS:
-            raise TrainingError(f"regularizer: there is no {name!r}; expected one of {', '.join(REGULARIZERS)}")
-        if name in made:
+        kind, options = find_registered("regularizer", REGULARIZERS, spec)
+        if kind in found:
+            name = spec.partition(":")[0]
             raise TrainingError(f"regularizer: {name} is named twice; give its options once, as {name}:option=number")
-        module, _, attribute = REGULARIZERS[name].partition(":")
-        kind = getattr(importlib.import_module(module), attribute)
-        known = [field.name for field in fields(kind)]
-        for option in options:
-            if option not in known:
-                raise TrainingError(f"regularizer: {name} has no option {option!r}; it has {', '.join(known)}")
-        made[name] = kind(**options)
-    return tuple(made.values())
+        found[kind] = kind(**options)
+    return tuple(found.values())

@@ -8,9 +8,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from camlucida.errors import TrainingError
-from camlucida.training.backbones import Trunk
+from camlucida.training.backbones.backbone import Backbone
+from camlucida.training.backbones.transformers import TokenBackbone
 from camlucida.training.regularizers.regularizer import Regularizer
-from camlucida.training.token_backbones import TokenTrunk
 
 
 def attention(features: Tensor) -> Tensor:
@@ -74,20 +74,20 @@ class ADL(Regularizer):
         if not 0 < self.threshold <= 1:
             raise TrainingError(f"adl: threshold is a share of the maximum in (0, 1], got {self.threshold:g}")
 
-    def attach(self, trunk: Trunk) -> None:
+    def attach(self, backbone: Backbone) -> None:
         """A layer behind each of the last two stages, as the authors put theirs.
 
         Raises:
-            TrainingError: the trunk is a transformer.
+            TrainingError: the backbone is a transformer.
         """
-        if isinstance(trunk, TokenTrunk):
+        if isinstance(backbone, TokenBackbone):
             raise TrainingError("adl: its layers stand between stages of convolutions; a transformer has none")
-        stages = len(trunk.channels)
+        stages = len(backbone.channels)
         for stage in range(max(stages - 2, 0), stages):
-            trunk.between[str(stage)] = AttentionDropout(self.threshold)
+            backbone.between[str(stage)] = AttentionDropout(self.threshold)
 
-    def draw(self, trunk: Trunk, generator: np.random.Generator) -> None:
+    def draw(self, backbone: Backbone, generator: np.random.Generator) -> None:
         """Decide for each layer, from shallow to deep, what its coming pass takes."""
-        for layer in trunk.between.values():
+        for layer in backbone.between.values():
             if isinstance(layer, AttentionDropout):
                 layer.drop = bool(generator.random() < self.rate)

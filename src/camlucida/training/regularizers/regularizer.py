@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from camlucida.training.backbones import Trunk
+    from camlucida.training.backbones.backbone import Backbone
 
 
 class Regularizer:
@@ -18,10 +18,10 @@ class Regularizer:
     run that goes on draws what an undisturbed one draws.
     """
 
-    def attach(self, trunk: Trunk) -> None:
-        """Put layers between the stages of a new trunk; they have no weights, and do nothing in evaluation."""
+    def attach(self, backbone: Backbone) -> None:
+        """Put layers between the stages of a new backbone; they have no weights, and do nothing in evaluation."""
 
-    def draw(self, trunk: Trunk, generator: np.random.Generator) -> None:
+    def draw(self, backbone: Backbone, generator: np.random.Generator) -> None:
         """Decide what the layers do in the coming step."""
 
     def batch(self, images: Tensor, targets: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -1,15 +1,14 @@
-"""One training step, one validation step and the optimizer, as Lightning wants them."""
+"""A classifier in training: one step, one validation step, the optimizer, and what each epoch leaves."""
 
 from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,28 +16,44 @@ from torch import Tensor, nn
 from camlucida.errors import TrainingError
 from camlucida.images.preprocess import Preprocess
 from camlucida.training.config import TrainConfig
-from camlucida.training.data import Batch, Pictures, TrainingKeys, ValidationKeys, loader, normalized, steps_of
-from camlucida.training.heads import Step, criterion
+from camlucida.training.example_batches import (
+    Batch,
+    Pictures,
+    TrainingKeys,
+    ValidationKeys,
+    loader,
+    normalized,
+    steps_of,
+)
+from camlucida.training.heads import Criterion
+from camlucida.training.map_sheet import map_sheet
 from camlucida.training.network import Network
 from camlucida.training.regularizers import Regularizer
+from camlucida.training.run_folder import write_weights
 from camlucida.training.synced_normalization import SyncedNormalization
-
-Row = dict[str, float]
-"""What one epoch gave: epoch, loss, accuracy, val_loss, val_accuracy, lr, seconds."""
+from camlucida.training.training_loop import ResumableTraining, Row
 
 _STEP = 0x57E9  # keys the draws of steps apart from those of pictures
 
 
-class Training(pl.LightningModule):  # type: ignore[misc]
-    """A network in training.
+class ClassifierTraining(ResumableTraining):
+    """A classifier in training.
 
     Everything random is keyed by the seed and by where training stands, so that a run that goes on from a checkpoint
     draws what an undisturbed one draws.
 
-    Attributes:
+    Args:
         network: what learns.
-        average: the running average of its weights; None without.
-        rows: what the epochs so far gave; kept in checkpoints.
+        config: how.
+        regularizers: new ones.
+        train: pictures to train on.
+        val: pictures to validate on.
+        class_names: of the labels.
+        out: the run's folder.
+        on_epoch: called with each epoch's row.
+
+    Attributes:
+        average: the running average of the network's weights; None without.
         tally: (2, 3), sums of loss and right guesses, and the count, of training and of validation in this epoch.
     """
 
@@ -48,24 +63,23 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         self,
         network: Network,
         config: TrainConfig,
+        regularizers: Sequence[Regularizer],
         train: Pictures,
         val: Pictures | None,
-        regularizers: Sequence[Regularizer],
-        on_epoch: Callable[[Training, Row], None],
+        class_names: Sequence[str],
+        out: Path,
+        on_epoch: Callable[[Row], None] | None,
     ) -> None:
-        super().__init__()
-        self.config, self.regularizers, self.on_epoch = config, tuple(regularizers), on_epoch
+        super().__init__(out, steps_of(len(train), config), on_epoch)
+        self.config, self.class_names = config, class_names
         self.preprocess: Preprocess = train.preprocess
-        self.multi_label = train.labels.multi
         self.train_pictures, self.val_pictures = train, val
-        self.steps = steps_of(len(train), config)
+        self.regularizers = tuple(regularizers)
         for regularizer in regularizers:
-            regularizer.attach(network.trunk)
+            regularizer.attach(network.backbone)
         self.network = network
         self.average = copy.deepcopy(network).requires_grad_(False) if config.ema else None
         self.register_buffer("tally", torch.zeros(2, 3, dtype=torch.float64))
-        self.rows: list[Row] = []
-        self._begun = 0.0
 
     @property
     def result(self) -> Network:
@@ -83,14 +97,13 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         """The validation pictures."""
         if self.val_pictures is None:
             return []
-        keys = ValidationKeys(
-            len(self.val_pictures), self.config, self.trainer.global_rank, self.trainer.world_size
-        )  # fmt: skip
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        keys = ValidationKeys(len(self.val_pictures), self.config, rank, world)
         return loader(self.val_pictures, keys, self.config.workers)
 
     def on_train_start(self) -> None:
         """A run that had stopped early before the kill stays stopped."""
-        self._begun = time.monotonic()
+        super().on_train_start()
         if stopped(self.rows, self.config.patience):
             self.trainer.should_stop = True
 
@@ -102,12 +115,10 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         images, targets = normalized(batch.pictures, self.preprocess), batch.targets
         for regularizer in self.regularizers:
             images, targets = regularizer.batch(images, targets, generator)
-            regularizer.draw(self.network.trunk, generator)
-        step = Step(
-            number, self.steps * self.config.epochs, number // self.steps, self.config.label_smoothing, self.multi_label
-        )
+            regularizer.draw(self.network.backbone, generator)
+        criterion = Criterion(self.config.label_smoothing, self.train_pictures.labels.multi)
         with SyncedNormalization() if self.trainer.world_size > 1 else nullcontext():
-            loss, logits = self.network.loss(images, targets, step)
+            loss, logits = self.network.loss(images, targets, criterion)
         self._count(0, loss, logits, batch.targets)
         self.log("step_loss", loss.detach(), prog_bar=True)
         return loss
@@ -121,11 +132,11 @@ class Training(pl.LightningModule):  # type: ignore[misc]
     def validation_step(self, batch: Batch, index: int) -> None:
         """Count one batch."""
         logits = self.result(normalized(batch.pictures, self.preprocess))
-        loss = criterion(logits, batch.targets, Step(multi_label=self.multi_label))
+        loss = Criterion(multi_label=self.train_pictures.labels.multi)(logits, batch.targets)
         self._count(1, loss, logits, batch.targets)
 
     def on_train_epoch_end(self) -> None:
-        """Note what the epoch gave, tell it, and stop if it is time."""
+        """Log what the epoch gave, and stop if it is time."""
         tally = self._tally_of_all()
         row: Row = {"epoch": float(self.current_epoch)}
         for name, (loss, right, count) in zip(("", "val_"), tally.tolist(), strict=True):
@@ -137,18 +148,22 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         for name, value in row.items():
             if name != "epoch":
                 self.log(name, value, prog_bar=name == "val_accuracy", rank_zero_only=True)
-        now = time.monotonic()
-        row["seconds"] = round(now - self._begun, 2)
-        self._begun = now
-        self.rows.append(row)
         self.tally.zero_()
-        self.on_epoch(self, row)
+        self.finish_epoch(row)
         if stopped(self.rows, self.config.patience):
             self.trainer.should_stop = True
 
+    def save_epoch(self) -> None:
+        """The weights if they are the best so far, and the maps of some validation pictures."""
+        if best_of(self.rows) == len(self.rows) - 1:
+            write_weights(self.out, self.result)
+        if self.val_pictures is not None and self.logger is not None:
+            sheet = map_sheet(self.result, self.val_pictures, self.preprocess, self.class_names)
+            self.logger.experiment.add_image("maps", sheet, len(self.rows), dataformats="HWC")
+
     def _count(self, which: int, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         count = len(targets)
-        right = ((logits > 0) == (targets > 0.5)).float().mean(1) if self.multi_label else (
+        right = ((logits > 0) == (targets > 0.5)).float().mean(1) if self.train_pictures.labels.multi else (
             logits.argmax(1) == targets.argmax(1)
         )  # fmt: skip
         self.tally[which, 0] += loss.detach().double() * count
@@ -180,14 +195,6 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         total = config.epochs * self.steps
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / total, config.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The epochs so far go along."""
-        checkpoint["rows"] = [dict(row) for row in self.rows]
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The epochs so far come back."""
-        self.rows = [dict(row) for row in checkpoint["rows"]]
 
 
 def one_cycle(progress: float, warmup: float) -> float:

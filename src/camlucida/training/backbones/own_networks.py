@@ -1,47 +1,15 @@
-"""Trunks: images to the last features at the asked stride. The project's own small networks, and any backbone cut."""
+"""The project's own backbones for small pictures, plain and residual."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from camlucida.errors import TrainingError
-from camlucida.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from camlucida.training.backbones.backbone import Backbone
 from camlucida.training.config import TrainConfig
 
 
-class Trunk(nn.Module):
-    """Images (B, 3, H, W) to features (B, C, h, w), in stages.
-
-    Attributes:
-        channels: of each stage's output, from shallow to deep; the last are the features.
-        grid_hw: rows and columns of the features for pictures of the configuration's size.
-        mean: of R, G, B in [0, 1], which the inputs are normalized with.
-        std: likewise.
-        unused: names of parameters and buffers that it does not read; they need not be saved.
-        between: modules that the output of a stage passes through, by its number as a text ("0" is the shallowest),
-            each (B, C, h, w) to the same; empty. Regularizers put theirs here.
-    """
-
-    channels: tuple[int, ...]
-    grid_hw: tuple[int, int]
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    unused: frozenset[str] = frozenset()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.between = nn.ModuleDict()
-
-    def stages(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The output of every stage, (B, C, h, w), from shallow to deep; the last are the features."""
-        raise NotImplementedError
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The features (B, C, h, w)."""
-        return self.stages(images)[-1]
-
-
-class OwnTrunk(Trunk):
+class OwnNetwork(Backbone):
     """The project's own networks for small pictures: a stage a width, two 3×3 convolutions each, normalized.
 
     Stages halve the grid from the first one on, until the stride is reached; later ones keep it, so that the work is
@@ -67,20 +35,16 @@ class OwnTrunk(Trunk):
         strides = [2 if i < halvings else 1 for i in range(len(widths))]
         if halvings > len(widths):
             strides[0] = 4
-        inputs, parts = 3, []
+        inputs, stages = 3, []
         for i, (width, step) in enumerate(zip(widths, strides, strict=True)):
             if residual and i:
-                parts.append(nn.Sequential(Residual(inputs, width, step), Residual(width, width, 1)))
+                stages.append(nn.Sequential(Residual(inputs, width, step), Residual(width, width, 1)))
             else:
-                parts.append(_plain(inputs, width, step))
+                stages.append(_plain(inputs, width, step))
             inputs = width
-        self.parts = nn.ModuleList(parts)
+        self.parts = nn.ModuleList(stages)  # so called in saved weights
         self.channels = widths
-        cells = size
-        for step in strides:
-            for _ in range(step.bit_length() - 1):
-                cells = (cells + 1) // 2
-        self.grid_hw = (cells, cells)
+        self.grid_hw = (-(-size // stride), -(-size // stride))
 
     def stages(self, images: Tensor) -> tuple[Tensor, ...]:
         """The output of every stage."""
@@ -120,28 +84,23 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H/stride, W/stride)."""
-        made: Tensor = self.body(x) + self.shortcut(x)
-        return made.relu()
+        total: Tensor = self.body(x) + self.shortcut(x)
+        return total.relu()
 
 
-OWN = {"small": (32, 64, 96, 128), "residual": (32, 64, 128, 256)}
-"""The project's own networks: name -> usual channels of the stages."""
+USUAL_WIDTHS = {"small": (32, 64, 96, 128), "residual": (32, 64, 128, 256)}
+"""Channels of the stages where the name has none behind it."""
 
 
-def make_trunk(config: TrainConfig) -> Trunk:
-    """The trunk that ``config.backbone`` names, for ``config.size`` and ``config.stride``.
+def own_network(config: TrainConfig) -> OwnNetwork:
+    """The network of "small", "residual" or "small:WIDTH-WIDTH-…".
 
     Raises:
-        TrainingError: there is no such backbone, or it has no stage of that stride.
-        MissingExtraError: it needs an optional dependency.
+        TrainingError: these are no widths, or they do not reach the stride.
     """
     name, _, rest = config.backbone.partition(":")
-    if name in OWN:
-        try:
-            widths = tuple(int(width) for width in rest.split("-")) if rest else OWN[name]
-        except ValueError:
-            raise TrainingError(f"backbone: expected {name}:32-64-128, got {config.backbone!r}") from None
-        return OwnTrunk(widths, config.stride, config.size, name == "residual")
-    from camlucida.training.zoo_backbones import cut_backbone
-
-    return cut_backbone(config)
+    try:
+        widths = tuple(int(width) for width in rest.split("-")) if rest else USUAL_WIDTHS[name]
+    except ValueError:
+        raise TrainingError(f"backbone: expected {name}:32-64-128, got {config.backbone!r}") from None
+    return OwnNetwork(widths, config.stride, config.size, name == "residual")

@@ -1,26 +1,24 @@
-"""Trunks of the TS-CAM head: vision transformers that give their patch tokens and where the class token looks."""
+"""Backbones of the TS-CAM head: vision transformers that give their patch tokens and where the class token looks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from camlucida.errors import MissingExtraError, TrainingError
-from camlucida.pytorch.attention_weights import written_out
-from camlucida.training.backbones import Trunk, conv_bn
+from camlucida.pytorch.explicit_attention import ExplicitAttention
+from camlucida.training.backbones.backbone import Backbone
+from camlucida.training.backbones.own_networks import conv_bn
 from camlucida.training.config import TrainConfig
 
 OWN = (128, 6, 4)
 """Width, layers and heads of "vit"."""
 
 
-class TokenTrunk(Trunk):
+class TokenBackbone(Backbone):
     """A transformer's patch tokens on their grid, and as one more channel the class token's attention.
 
     The attention is the class token's row of the softmax, averaged over heads and layers (Gao et al., "TS-CAM", ICCV
@@ -41,13 +39,15 @@ class TokenTrunk(Trunk):
     def stages(self, images: Tensor) -> tuple[Tensor, ...]:
         """The class token (B, C, 1, 1), and the patch tokens with the attention (B, C + 1, h, w)."""
         if self.training:
-            tokens, looks = self.tokens(images), None
+            tokens = self.tokens(images)
+            looks = tokens.new_zeros(len(tokens), tokens.shape[1] - self.prefix)
         else:
-            with _Looks() as watch:
+            weights: list[Tensor] = []
+            with ExplicitAttention(weights.append):
                 tokens = self.tokens(images)
-            looks = torch.stack(watch.rows).mean(0)[:, self.prefix :].to(tokens.dtype)
+            of_class_token = [layer.detach().mean(1)[:, 0].float() for layer in weights if layer.ndim == 4]
+            looks = torch.stack(of_class_token).mean(0)[:, self.prefix :].to(tokens.dtype)
         patches = tokens[:, self.prefix :]
-        looks = patches.new_zeros(patches.shape[:2]) if looks is None else looks
         rows = images.shape[-2] // self.patch
         features = torch.cat([patches, looks[:, :, None]], 2).transpose(1, 2)
         features = features.reshape(*features.shape[:2], rows, -1)
@@ -59,28 +59,7 @@ class TokenTrunk(Trunk):
         self.channels = (width, width + 1)
 
 
-class _Looks(TorchFunctionMode):
-    """Writes fused attention out and keeps the first token's row of every softmax over tokens, averaged over heads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[Tensor] = []
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            weights, output = written_out(*args, **kwargs)
-            self.rows.append(weights.detach().mean(1)[:, 0].float())
-            return output
-        result = func(*args, **kwargs)
-        if getattr(func, "__name__", "") == "softmax" and result.ndim == 4 and result.shape[-1] == result.shape[-2]:
-            self.rows.append(result.detach().mean(1)[:, 0].float())
-        return result
-
-
-class OwnTransformer(TokenTrunk):
+class OwnTransformer(TokenBackbone):
     """A small vision transformer for small pictures: a stem of strided convolutions in place of patches of raw pixels
     (Xiao et al., "Early Convolutions Help Transformers See Better", NeurIPS 2021), layers with normalization first.
 
@@ -147,7 +126,7 @@ class _Layer(nn.Module):
         return made
 
 
-class TimmTransformer(TokenTrunk):
+class TimmTransformer(TokenBackbone):
     """A timm vision transformer with a class token, without its head.
 
     Args:
@@ -187,15 +166,15 @@ class TimmTransformer(TokenTrunk):
         return made
 
 
-def token_trunk(config: TrainConfig) -> TokenTrunk:
+def token_backbone(config: TrainConfig) -> TokenBackbone:
     """The transformer that ``config.backbone`` names: "vit", "vit:WIDTH-LAYERS-HEADS" or "timm:NAME".
 
     Raises:
         TrainingError: it is none of these, or does not fit size and stride.
         MissingExtraError: timm is not installed.
 
-    >>> trunk = token_trunk(TrainConfig(backbone="vit:32-2-4", size=32, stride=8))
-    >>> trunk.eval()(torch.zeros(1, 3, 32, 32)).shape
+    >>> backbone = token_backbone(TrainConfig(backbone="vit:32-2-4", size=32, stride=8))
+    >>> backbone.eval()(torch.zeros(1, 3, 32, 32)).shape
     torch.Size([1, 33, 4, 4])
     """
     name, _, rest = config.backbone.partition(":")

@@ -1,27 +1,27 @@
-"""Any backbone as a trunk: run it up to the last value at the asked stride, which our own search finds, and stop."""
+"""Any classifier as a backbone: run it up to the last value at the asked stride, which a search finds, and stop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from camlucida.errors import CamlucidaError, MissingExtraError, TrainingError
+from camlucida.errors import CamlucidaError, MissingExtraError, TrainingError, first_line
 from camlucida.models.torch_module import open_file, timm_preprocess
 from camlucida.pytorch.split import Split
 from camlucida.pytorch.stages import stages
 from camlucida.pytorch.state import evaluating
 from camlucida.pytorch.tape import replaced, tensors_in
-from camlucida.training.backbones import Trunk
+from camlucida.training.backbones.backbone import Backbone
 from camlucida.training.config import TrainConfig
 
 _SAME = 1.5  # grids whose numbers of cells differ by less than this factor (a few border cells) are one stride
 
 
-class CutTrunk(Trunk):
+class CutClassifier(Backbone):
     """A classifier, run only up to one of its stages (Zhou et al., CVPR 2016, section 3.1: the layers behind go).
 
     Parameters that this leaves unused are frozen.
@@ -117,7 +117,7 @@ class _Until(TorchFunctionMode):
         """Run the call; keep what it made if its turn has come."""
         if self.found[-1] is not None:
             # Only in an export, which cannot be left in the middle, for it follows modules in and out. Nobody sees
-            # these calls, so that those behind the trunk are counted as ever; the export drops what nothing reads.
+            # these calls, so that those behind the backbone are counted as ever; the export drops what nothing reads.
             with torch._C.DisableTorchFunction():
                 return func(*args, **(kwargs or {}))
         self.read.update(id(tensor) for tensor in tensors_in((args, kwargs or {})))
@@ -141,18 +141,37 @@ class _Until(TorchFunctionMode):
         return result
 
 
-def cut_backbone(config: TrainConfig) -> Trunk:
-    """The backbone of a zoo or of the user's own file, cut at ``config.stride``.
+_MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]] | None
 
-    timm networks that can keep a finer grid by dilation (``output_stride``) do; others are cut at an earlier stage.
+
+def cut_timm(config: TrainConfig) -> CutClassifier:
+    """A network of timm, cut; with a finer grid by dilation (``output_stride``) where it can."""
+    return _cut(config, _timm(config))
+
+
+def cut_torchvision(config: TrainConfig) -> CutClassifier:
+    """A network of torchvision, cut."""
+    return _cut(config, [(_torchvision(config), None)])
+
+
+def cut_file(config: TrainConfig) -> CutClassifier:
+    """The classifier that a function in the user's own file returns, cut."""
+    return _cut(config, [(open_file(config.backbone).module, None)])
+
+
+def _cut(config: TrainConfig, candidates: Iterable[tuple[Any, _MeanStd]]) -> CutClassifier:
+    """The first candidate with a stage of ``config.stride``, cut there.
+
+    Args:
+        config: size and stride are read.
+        candidates: classifiers, best first, each with the mean and std of its inputs if they are known.
 
     Raises:
-        TrainingError: there is no such backbone, or it has no stage of that stride.
-        MissingExtraError: it needs an optional dependency.
+        TrainingError: none has a stage of that stride.
     """
     seen: dict[int, None] = {}
     refusal = ""
-    for net, mean_std in _candidates(config):
+    for net, mean_std in candidates:
         images = torch.randn(2, 3, config.size, config.size, generator=torch.Generator().manual_seed(0))
         try:
             with evaluating(net), torch.no_grad():
@@ -161,17 +180,16 @@ def cut_backbone(config: TrainConfig) -> Trunk:
             refusal = str(error)
             continue
         except Exception as error:  # the user's choice of network meets the user's choice of size
-            reason = str(error).partition("\n")[0]
-            refusal = f"failed on pictures of {config.size} pixels: {type(error).__name__}: {reason}"
+            refusal = f"failed on pictures of {config.size} pixels: {type(error).__name__}: {first_line(error)}"
             continue
         cells = (config.size / config.stride) ** 2
         for at in range(len(every) - 1, -1, -1):
             grid = every[at].layout.grid
             here = grid[0] * grid[1]
             if max(here, cells) < _SAME * min(here, cells):
-                trunk = CutTrunk(net, every[: at + 1], config.size)
-                trunk.mean, trunk.std = mean_std or (trunk.mean, trunk.std)
-                return trunk
+                backbone = CutClassifier(net, every[: at + 1], config.size)
+                backbone.mean, backbone.std = mean_std or (backbone.mean, backbone.std)
+                return backbone
             seen[round((config.size**2 / here) ** 0.5)] = None
     if seen:
         strides = ", ".join(map(str, sorted(seen)))
@@ -179,30 +197,12 @@ def cut_backbone(config: TrainConfig) -> Trunk:
     raise TrainingError(f"backbone: {config.backbone}: {refusal}")
 
 
-_MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]] | None
-
-
-def _candidates(config: TrainConfig) -> Any:
-    """The networks to try, best first, each with what its pictures are normalized with: (module, mean and std)."""
-    kind, _, name = config.backbone.partition(":")
-    if kind == "timm":
-        yield from _timm(name, config)
-    elif kind == "torchvision":
-        yield _torchvision(name, config), None
-    elif kind.endswith(".py"):
-        yield open_file(config.backbone).module, None
-    else:
-        raise TrainingError(
-            f"backbone: expected small, small:32-64-128, residual, timm:NAME, torchvision:NAME or FILE.py:FUNCTION, "
-            f"got {config.backbone!r}"
-        )
-
-
-def _timm(name: str, config: TrainConfig) -> Any:
+def _timm(config: TrainConfig) -> Iterator[tuple[Any, _MeanStd]]:
     try:
         import timm
     except ModuleNotFoundError as error:
         raise MissingExtraError("timm", "zoo") from error
+    name = config.backbone.partition(":")[2]
     options: list[dict[str, int]] = [{"output_stride": config.stride}] if config.stride < 32 else []
     for option in (*options, {"img_size": config.size}, {}):
         try:
@@ -212,28 +212,29 @@ def _timm(name: str, config: TrainConfig) -> Any:
                 raise TrainingError(f"backbone: {config.backbone} could not be made: {error}") from error
             continue  # this network has no such option
         except Exception as error:
-            hint = "; without the network, train from scratch (pretrained=False)" if config.pretrained else ""
-            reason = str(error).partition("\n")[0]
-            raise TrainingError(f"backbone: {config.backbone} could not be made: {reason}{hint}") from error
+            raise _not_made(config, error) from error
         usual = timm_preprocess(getattr(net, "pretrained_cfg", None))
         yield net, (usual.mean, usual.std) if usual else None
 
 
-def _torchvision(name: str, config: TrainConfig) -> nn.Module:
+def _torchvision(config: TrainConfig) -> nn.Module:
     try:
         from torchvision import models
     except ModuleNotFoundError as error:
         raise MissingExtraError("torchvision", "zoo") from error
+    name = config.backbone.partition(":")[2]
+    weights = "DEFAULT" if config.pretrained else None
+    initial = {"init_weights": True} if weights is None and name in ("googlenet", "inception_v3") else {}
     try:
-        known = models.get_model_builder(name)
-        weights = "DEFAULT" if config.pretrained else None
-        own = {"init_weights": True} if weights is None and name in ("googlenet", "inception_v3") else {}
-        net: nn.Module = known(weights=weights, **own)
+        net: nn.Module = models.get_model_builder(name)(weights=weights, **initial)
     except Exception as error:
-        hint = "; without the network, train from scratch (pretrained=False)" if config.pretrained else ""
-        reason = str(error).partition("\n")[0]
-        raise TrainingError(f"backbone: {config.backbone} could not be made: {reason}{hint}") from error
+        raise _not_made(config, error) from error
     for auxiliary in ("aux1", "aux2", "AuxLogits"):
         if getattr(net, auxiliary, None) is not None:
             setattr(net, auxiliary, None)  # side branches of GoogLeNet that read logits early, while training alone
     return net
+
+
+def _not_made(config: TrainConfig, error: Exception) -> TrainingError:
+    hint = "; without the network, train from scratch (pretrained=False)" if config.pretrained else ""
+    return TrainingError(f"backbone: {config.backbone} could not be made: {first_line(error)}{hint}")

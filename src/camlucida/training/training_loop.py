@@ -1,0 +1,184 @@
+"""The one training loop: Lightning's, going on where it was killed, with a log of its epochs."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from camlucida.errors import MissingExtraError, TrainingError
+from camlucida.images.picture import shown
+from camlucida.results.files import make_folder, whole, write_whole
+
+try:
+    import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import Checkpoint
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.pytorch.plugins.io import TorchCheckpointIO
+    from lightning.pytorch.strategies import DDPStrategy
+except ModuleNotFoundError as error:
+    raise MissingExtraError("Lightning", "train") from error
+
+Row = dict[str, float]
+"""What one epoch gave, by name: its number, means over its steps, seconds."""
+
+
+class ResumableTraining(pl.LightningModule):  # type: ignore[misc]
+    """A network in training, whose epochs' rows are logged and survive a kill.
+
+    Args:
+        out: the folder that receives ``log.jsonl``.
+        steps: of an epoch.
+        on_epoch: called with each epoch's row, in one process, once the checkpoint is written.
+
+    Attributes:
+        rows: what the epochs so far gave; kept in checkpoints.
+    """
+
+    def __init__(self, out: Path, steps: int, on_epoch: Callable[[Row], None] | None) -> None:
+        super().__init__()
+        self.out, self.steps, self.on_epoch = out, steps, on_epoch
+        self.rows: list[Row] = []
+        self._begun = 0.0
+
+    def save_epoch(self) -> None:
+        """Write what the latest epoch brought; called in one process."""
+        raise NotImplementedError
+
+    def finish_epoch(self, row: Row) -> None:
+        """Log what an epoch gave, and how long it took."""
+        now = time.monotonic()
+        self.rows.append(row | {"seconds": round(now - self._begun, 2)})
+        self._begun = now
+        if self.trainer.is_global_zero:
+            lines = (json.dumps(one | {"epoch": int(one["epoch"])}) + "\n" for one in self.rows)
+            write_whole(self.out / "log.jsonl", "".join(lines).encode())
+            self.save_epoch()
+
+    def on_train_start(self) -> None:
+        """Start the clock."""
+        self._begun = time.monotonic()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The epochs so far go along."""
+        checkpoint["rows"] = [dict(row) for row in self.rows]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The epochs so far come back."""
+        self.rows = [dict(row) for row in checkpoint["rows"]]
+
+
+def run_training(
+    training: ResumableTraining,
+    checkpoint: Path,
+    epochs: int,
+    *,
+    accelerator: str = "auto",
+    devices: int = 1,
+    precision: str = "32-true",
+    checkpoint_steps: int = 0,
+    tensorboard: bool = False,
+    progress: bool = False,
+) -> bool:
+    """Train to the last epoch, from the checkpoint on if there is one.
+
+    Args:
+        training: what is trained.
+        checkpoint: the file that a killed training goes on from.
+        epochs: in all.
+        accelerator: Lightning's name.
+        devices: processes.
+        precision: Lightning's name.
+        checkpoint_steps: also write a checkpoint every so many steps; 0: at the end of epochs alone.
+        tensorboard: also log into ``logs/``.
+        progress: show a progress bar.
+
+    Returns:
+        Whether this is the process that writes results.
+
+    Raises:
+        TrainingError: it was interrupted, or the checkpoint is damaged.
+    """
+    several = DDPStrategy(broadcast_buffers=False, process_group_backend=None if torch.cuda.is_available() else "gloo")
+    with _quiet():
+        trainer = pl.Trainer(
+            max_epochs=epochs, accelerator=accelerator, devices=devices, precision=precision,
+            strategy=several if devices > 1 else "auto", use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0, default_root_dir=training.out,
+            logger=tensorboard and TensorBoardLogger(training.out, name="", version="logs"),
+            callbacks=[_Checkpoints(checkpoint, checkpoint_steps)], plugins=[CheckpointFiles()],
+            enable_checkpointing=True, enable_progress_bar=progress, enable_model_summary=False, log_every_n_steps=20,
+        )  # fmt: skip
+        trainer.fit(training, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
+    if trainer.interrupted:
+        raise TrainingError(f"{shown(training.out)}: interrupted; the same command goes on from the last epoch")
+    return bool(trainer.is_global_zero)
+
+
+class _Checkpoints(Checkpoint):  # type: ignore[misc]
+    """Writes the one checkpoint that a run goes on from: after each epoch, and every so many steps if asked."""
+
+    def __init__(self, path: Path, steps: int) -> None:
+        self.path, self.steps = path, steps
+
+    def on_train_batch_end(self, trainer: Any, training: Any, outputs: Any, batch: Any, index: int) -> None:
+        """Between epochs' ends."""
+        if self.steps and trainer.global_step % self.steps == 0 and trainer.global_step % training.steps:
+            trainer.save_checkpoint(self.path)
+
+    def on_train_epoch_end(self, trainer: Any, training: Any) -> None:
+        """After the epoch was logged."""
+        trainer.save_checkpoint(self.path)
+        if training.on_epoch is not None and trainer.is_global_zero:
+            training.on_epoch(training.rows[-1])
+
+
+class CheckpointFiles(TorchCheckpointIO):  # type: ignore[misc]
+    """Checkpoints are written whole or not at all, and read without unpickling."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Beside its place, then moved there."""
+        make_folder(Path(path).parent)
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        with whole(Path(path)) as file:
+            file.write(buffer.getbuffer())
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        """Tensors and plain values alone."""
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint["state_dict"], checkpoint["rows"]
+        except Exception as error:
+            raise TrainingError(
+                f"{shown(path)}: damaged ({type(error).__name__}); remove it, and the run begins again"
+            ) from error
+        return checkpoint
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's advice, which is meant for whoever writes the loop."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
+    children = [
+        one for name, one in logging.Logger.manager.loggerDict.items()
+        if isinstance(one, logging.Logger) and name.startswith(("lightning.pytorch.", "lightning.fabric."))
+    ]  # fmt: skip
+    levels = {one: one.level for one in (*loggers, *children)}
+    try:
+        for one in levels:
+            one.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        for one, level in levels.items():
+            one.setLevel(level)
