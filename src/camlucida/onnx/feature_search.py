@@ -17,7 +17,7 @@ from camlucida.errors import FeaturesNotFoundError
 from camlucida.onnx.extra import onnx
 from camlucida.onnx.graph_cut import Route, behind, showing, sizes_read
 from camlucida.onnx.session import OnnxSession
-from camlucida.pytorch.cell_places import in_place, look, sharp
+from camlucida.pytorch.cell_places import in_place, localities, sharp
 from camlucida.pytorch.grid import Layout, candidates
 
 _AT_ONCE = 8
@@ -74,12 +74,12 @@ def find_cut(network: OnnxSession, route: Route, batch: Tensor) -> Cut:
             reading = [layout for layout in spot.layouts if spot.reads(layout)]
             if not reading:
                 continue
-            if not _has_axes(reading[0]):
+            if not reading[0].has_axes:
                 spot, reading = _before_views(spot, spots[:at], reading)
             layout = _layout(spot, reading, certain=doubt)
             if layout is not None:
                 return spot.cut(layout)
-            doubt = True  # a chance likeness to a grid: from here on only looking counts
+            doubt = True  # a chance likeness to a grid: from here on only places of changes count
     raise FeaturesNotFoundError(
         f"{network.name}: no spatial features lead to its logits for input {tuple(batch.shape[1:])}; choose a method "
         "that looks at no features: rise or occlusion"
@@ -88,7 +88,7 @@ def find_cut(network: OnnxSession, route: Route, batch: Tensor) -> Cut:
 
 @dataclass(frozen=True, eq=False)
 class _Spot:
-    """A value on the way to the logits, as the search looks at it."""
+    """A value on the way to the logits, as the search sees it."""
 
     route: Route
     body: OnnxSession
@@ -119,7 +119,7 @@ class _Spot:
         return self.body.other(content, beside=self.sizes)
 
     @cached_property
-    def _given(self) -> dict[str, NDArray[Any]]:
+    def _head_sizes(self) -> dict[str, NDArray[Any]]:
         return _sizes_of(self.body, self.sizes, self.batch.numpy())
 
     def reads(self, layout: Layout) -> bool:
@@ -134,13 +134,13 @@ class _Spot:
                 return False
         return True
 
-    def see(self, inputs: Tensor) -> Tensor | None:
+    def of(self, inputs: Tensor) -> Tensor | None:
         """The value of other inputs."""
-        seen = torch.from_numpy(self.body.run([self.name], inputs.numpy())[0])
-        return seen if seen.shape == (len(inputs), *self.value.shape[1:]) else None
+        value = torch.from_numpy(self.body.run([self.name], inputs.numpy())[0])
+        return value if value.shape == (len(inputs), *self.value.shape[1:]) else None
 
     def _logits(self, value: Tensor) -> Tensor:
-        return torch.from_numpy(self._head.run([self.route.logits], value.numpy(), self._given)[0])
+        return torch.from_numpy(self._head.run([self.route.logits], value.numpy(), self._head_sizes)[0])
 
 
 def _sizes_of(body: OnnxSession, names: Sequence[str], batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -160,7 +160,7 @@ def _before_views(spot: _Spot, before: Sequence[str], layouts: list[Layout]) -> 
         body = spot.body.other(showing(spot.route, [name, *sizes]))
         (value,) = body.run([name], spot.batch.numpy())
         earlier = _Spot(spot.route, body, name, sizes, value, spot.batch)
-        whole = [layout for layout in earlier.layouts if _has_axes(layout)]
+        whole = [layout for layout in earlier.layouts if layout.has_axes]
         if whole and value.size == spot.array.size:
             return earlier, whole
     return spot, layouts
@@ -168,15 +168,10 @@ def _before_views(spot: _Spot, before: Sequence[str], layouts: list[Layout]) -> 
 
 def _layout(spot: _Spot, layouts: list[Layout], *, certain: bool) -> Layout | None:
     """The layout on which changes of the picture show in place; where they show everywhere, the likeliest."""
-    if not certain and len(layouts) == 1 and _has_axes(layouts[0]) and spot.route.keeps_axes(spot.name):
+    if not certain and len(layouts) == 1 and layouts[0].has_axes and spot.route.keeps_axes(spot.name):
         return layouts[0]
-    looks = look(spot.see, spot.batch, layouts)
-    if certain or sharp(looks):
-        return in_place(looks)
-    likely = [one for one in layouts if _has_axes(one) or one.channel_axis != 1]
+    measured = localities(spot.of, spot.batch, layouts)
+    if certain or sharp(measured):
+        return in_place(measured)
+    likely = [layout for layout in layouts if layout.has_axes or layout.channel_axis != 1]
     return min(likely, key=lambda layout: layout.offness, default=None)
-
-
-def _has_axes(layout: Layout) -> bool:
-    """Whether the grid's directions are axes of their own, and not one axis of tokens."""
-    return len(layout.spatial_axes) == len(layout.grid)

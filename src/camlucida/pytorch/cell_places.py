@@ -1,4 +1,4 @@
-"""How features lie on the picture, where their shape does not tell: change the picture, look where they change."""
+"""How features lie on the picture, where their shape does not tell: change the picture, see where they change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from camlucida.errors import FeaturesNotFoundError
 from camlucida.pytorch.grid import Layout
 from camlucida.pytorch.head import find_pooling
-from camlucida.pytorch.recorded import RecordedPass, some_layers
+from camlucida.pytorch.recorded import RecordedValue, some_layers
 from camlucida.pytorch.tape import Place, Tape
 
 _IN_PLACE = 0.75
@@ -22,100 +22,103 @@ _AXIS_MOVERS = {"permute", "transpose", "swapaxes", "swapdims", "movedim", "move
                 "einsum"}  # fmt: skip
 
 
-See: TypeAlias = Callable[[Tensor], Tensor | None]
+FeaturesOf: TypeAlias = Callable[[Tensor], Tensor | None]
 """The features (N, …) of inputs (N, C, *space); None if there are none of the shape looked for."""
 
 
-class Look(NamedTuple):
-    """What a look at a layout showed; see ``locality``."""
+class Locality(NamedTuple):
+    """How local changes of the input are on a layout's grid.
+
+    Attributes:
+        layout: the layout.
+        place: how the expected cells (with their neighbours) rank among all cells, 1 first, 0.5 by chance.
+        sharpness: how sharply a change stands out where it is strongest: its maximum over its mean, the median.
+    """
 
     layout: Layout
     place: float
     sharpness: float
 
 
-def choose_layout(run: RecordedPass, index: int, output: int, layouts: list[Layout], gradient: Tensor) -> Layout:
-    """The layout that fits: by its axes' sizes, by where the gradient is constant, or by looking where a patch goes."""
-    moved = any(step.name in _AXIS_MOVERS for step in run.steps[: index + 1])
-    certain = len(layouts) == 1 and _has_axes(layouts[0]) and not moved
-    if certain:
+def choose_layout(value: RecordedValue, layouts: list[Layout]) -> Layout:
+    """The layout that fits: by its axes' sizes, by where the gradient is constant, or by where a patch shows.
+
+    Raises:
+        FeaturesNotFoundError: nothing tells, or a patch shows elsewhere on every grid.
+    """
+    moved = any(step.name in _AXIS_MOVERS for step in value.run.steps[: value.index + 1])
+    if len(layouts) == 1 and layouts[0].has_axes and not moved:
         return layouts[0]
-    constant = [layout for layout in layouts if layout.prefix == 0 and _is_constant(layout.on_grid(gradient))]
-    if len(constant) == 1 and _has_axes(constant[0]) and not moved:
+    constant = [layout for layout in layouts if layout.prefix == 0 and _is_constant(layout.on_grid(value.gradient))]
+    if len(constant) == 1 and constant[0].has_axes and not moved:
         return constant[0]
-    looks = look(_seeing(run, index, output), run.batch, layouts)
-    if sharp(looks):
-        best = in_place(looks)
+    measured = localities(_features_of(value), value.run.batch, layouts)
+    if sharp(measured):
+        best = in_place(measured)
         if best is not None:
             return best
-        seen = ", ".join(f"{layout.name} {layout.grid}: {place:.2f}" for layout, place, _ in looks)
+        seen = ", ".join(f"{layout.name} {layout.grid}: {place:.2f}" for layout, place, _ in measured)
         raise FeaturesNotFoundError(
-            f"features of shape {tuple(run.steps[index].tensors[output].shape)} were found, but a change at a place of "
+            f"features of shape {tuple(value.tensor.shape)} were found, but a change at a place of "
             f"the picture shows elsewhere on every grid they could form ({seen}; 1 is in place, 0.5 by chance); "
-            f"name another layer with layer='…', one of {some_layers(run.model)}"
+            f"name another layer with layer='…', one of {some_layers(value.run.model)}"
         )
     # Every change spreads over all cells: only the axes and the proportions can tell.
-    likely = constant or [layout for layout in layouts if _has_axes(layout) or layout.channel_axis != 1]
+    likely = constant or [layout for layout in layouts if layout.has_axes or layout.channel_axis != 1]
     if not likely:
         raise FeaturesNotFoundError(
-            f"features of shape {tuple(run.steps[index].tensors[output].shape)} were found, but neither their axes nor "
+            f"features of shape {tuple(value.tensor.shape)} were found, but neither their axes nor "
             f"changes of the picture tell where their cells lie; name another layer with layer='…', "
-            f"one of {some_layers(run.model)}"
+            f"one of {some_layers(value.run.model)}"
         )
     return min(likely, key=lambda layout: layout.offness)
 
 
-def _has_axes(layout: Layout) -> bool:
-    """Whether the grid's directions are axes of their own, and not one axis of tokens."""
-    return len(layout.spatial_axes) == len(layout.grid)
-
-
-def certain_layout(run: RecordedPass, index: int, output: int, layouts: Sequence[Layout]) -> Layout | None:
+def certain_layout(value: RecordedValue, layouts: Sequence[Layout]) -> Layout | None:
     """The layout that is certain: changes show in place, or its axes' sizes fit and the head takes the mean of them."""
-    best = layout_in_place(run, index, output, layouts)
-    if best is None and len(layouts) == 1 and _has_axes(layouts[0]):
-        pooling = find_pooling(run.part(index, output), layouts[0])
-        return layouts[0] if pooling else None
+    best = layout_in_place(value, layouts)
+    if best is None and len(layouts) == 1 and layouts[0].has_axes:
+        return layouts[0] if find_pooling(value.head, layouts[0]) else None
     return best
 
 
-def layout_in_place(run: RecordedPass, index: int, output: int, layouts: Sequence[Layout]) -> Layout | None:
+def layout_in_place(value: RecordedValue, layouts: Sequence[Layout]) -> Layout | None:
     """The layout on which changes of the picture show sharply and in place."""
-    return in_place(look(_seeing(run, index, output), run.batch, layouts))
+    return in_place(localities(_features_of(value), value.run.batch, layouts))
 
 
-def look(see: See, batch: Tensor, layouts: Sequence[Layout]) -> list[Look]:
-    """Look at each layout where changes of the picture show (see ``locality``), until one is right beyond doubt."""
-    looks = []
+def localities(features_of: FeaturesOf, batch: Tensor, layouts: Sequence[Layout]) -> list[Locality]:
+    """How local changes of the picture are on each layout, until one is right beyond doubt."""
+    measured: list[Locality] = []
     for layout in layouts:
-        looks.append(Look(layout, *locality(see, batch, layout)))
-        if sharp(looks[-1:]) and round(looks[-1].place, 1) == 1:
+        measured.append(_locality(features_of, batch, layout))
+        if sharp(measured[-1:]) and round(measured[-1].place, 1) == 1:
             break  # the less plausible layouts behind it cannot do better
-    return looks
+    return measured
 
 
-def sharp(looks: Sequence[Look]) -> list[Look]:
+def sharp(measured: Sequence[Locality]) -> list[Locality]:
     """Those that say something about places."""
-    return [one for one in looks if one.sharpness > _SHARP]
+    return [locality for locality in measured if locality.sharpness > _SHARP]
 
 
-def in_place(looks: Sequence[Look]) -> Layout | None:
+def in_place(measured: Sequence[Locality]) -> Layout | None:
     """The layout on which changes show sharply and most in place, if there is one."""
-    best = max(sharp(looks), key=lambda one: (round(one.place, 1), -one.layout.offness), default=None)
+    best = max(sharp(measured), key=lambda found: (round(found.place, 1), -found.layout.offness), default=None)
     return best.layout if best is not None and best.place > _IN_PLACE else None
 
 
-def _seeing(run: RecordedPass, index: int, output: int) -> See:
-    """How a recorded pass sees other inputs: its value at the ``output``-th tensor of step ``index``."""
-    step = run.steps[index]
+def _features_of(value: RecordedValue) -> FeaturesOf:
+    """The recorded value, of other inputs."""
+    place = Place(value.step.func, value.step.nth, value.output)
 
-    def see(inputs: Tensor) -> Tensor | None:
-        with torch.no_grad(), Tape([], cut=Place(step.func, step.nth, output)) as tape:
-            run.model(inputs)
-        same = tape.original is not None and tape.original.shape[1:] == step.tensors[output].shape[1:]
+    def features_of(inputs: Tensor) -> Tensor | None:
+        with torch.no_grad(), Tape([], cut=place) as tape:
+            value.run.model(inputs)
+        same = tape.original is not None and tape.original.shape[1:] == value.tensor.shape[1:]
         return tape.original if same else None
 
-    return see
+    return features_of
 
 
 def _is_constant(gradient: Tensor) -> bool:
@@ -123,15 +126,10 @@ def _is_constant(gradient: Tensor) -> bool:
     return bool((flat - flat.mean(2, keepdim=True)).norm() <= 1e-3 * flat.norm())
 
 
-def locality(see: See, batch: Tensor, layout: Layout) -> tuple[float, float]:
-    """Whether a change at a place of the input shows at the same place of the grid.
+def _locality(features_of: FeaturesOf, batch: Tensor, layout: Layout) -> Locality:
+    """Change one cell's worth of input at spread-out places, and see where the features change.
 
-    Changes one cell's worth of input at spread-out places, and looks where the features change. Nothing is seen where
-    there are none.
-
-    Returns:
-        How the expected cells (with their neighbours) rank among all cells, 1 first, 0.5 by chance; and how sharply the
-        change stands out where it is strongest: its maximum over its mean, the median of the places.
+    0 and 0 where there are no such features.
     """
     space = batch.shape[2:]
     places = list(_spread(len(space)))
@@ -149,10 +147,10 @@ def locality(see: See, batch: Tensor, layout: Layout) -> tuple[float, float]:
         noise = torch.randn(patch.shape, generator=generator).to(patch)
         inputs[place_in_input] = patch + 2 * noise * batch.std().clamp_min(1e-3)
         cells.append(cell)
-    seen = see(inputs)
-    if seen is None:
-        return 0.0, 0.0
-    features = layout.on_grid(seen.detach().float())
+    changed = features_of(inputs)
+    if changed is None:
+        return Locality(layout, 0.0, 0.0)
+    features = layout.on_grid(changed.detach().float())
     change = (features[1:] - features[:1]).square().sum(1, keepdim=True)
     pool: Callable[..., Tensor] = getattr(nn.functional, f"max_pool{len(space)}d")
     near = pool(change, 3, 1, 1)[:, 0]
@@ -162,7 +160,7 @@ def locality(see: See, batch: Tensor, layout: Layout) -> tuple[float, float]:
         ranks.append(float((near[i] < expected).float().mean() + 0.5 * (near[i] == expected).float().mean()))
     flat = change.flatten(1)
     sharpness = (flat.amax(1) / flat.mean(1).clamp_min(1e-30)).median()
-    return sum(ranks) / len(ranks), float(sharpness)
+    return Locality(layout, sum(ranks) / len(ranks), float(sharpness))
 
 
 def _spread(space: int) -> Iterator[tuple[float, ...]]:

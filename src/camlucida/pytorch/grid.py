@@ -34,9 +34,14 @@ class Layout:
     @property
     def name(self) -> str:
         """``NCHW``, ``NHWC``, ``NLC (1+196)`` and the like."""
-        space = "L" if len(self.spatial_axes) < len(self.grid) or len(self.grid) == 1 else "DHW"[-len(self.grid) :]
+        space = "DHW"[-len(self.grid) :] if self.has_axes and len(self.grid) > 1 else "L"
         letters = f"NC{space}" if self.channel_axis == 1 else f"N{space}C"
         return letters + (f" ({self.prefix}+{math.prod(self.grid)})" if self.prefix else "")
+
+    @property
+    def has_axes(self) -> bool:
+        """Whether the grid's directions are axes of their own, and not one axis of tokens."""
+        return len(self.spatial_axes) == len(self.grid)
 
     def tokens(self, features: Tensor) -> Tensor:
         """Features as (B, C, prefix + cells), prefix tokens first."""
@@ -53,9 +58,7 @@ class Layout:
 
     def grid_of(self, features: Tensor) -> tuple[int, ...]:
         """The grid of other features of this layout: their own size where they have a grid's axes."""
-        if len(self.spatial_axes) < len(self.grid):
-            return self.grid
-        return tuple(features.shape[axis] for axis in self.spatial_axes)
+        return tuple(features.shape[axis] for axis in self.spatial_axes) if self.has_axes else self.grid
 
     def put(self, features: Tensor, on_grid: Tensor) -> Tensor:
         """Features in their own layout with the grid's cells taken from ``on_grid`` (B, C, *grid)."""

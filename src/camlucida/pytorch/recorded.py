@@ -1,4 +1,4 @@
-"""One recorded forward pass, as the search for the features looks at it."""
+"""One recorded forward pass, as the search for the features sees it: its values, their layouts, what reads them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from camlucida.pytorch.head import RecordedFunction
 from camlucida.pytorch.tape import TapeStep, Value, bottlenecks, value_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RecordedPass:
-    """A recorded pass, for the search."""
+    """A recorded pass, for the search: the steps on the way from a small batch to its logits."""
 
     model: nn.Module
     batch: Tensor
@@ -28,39 +28,71 @@ class RecordedPass:
         """The logits' value."""
         return value_of(self.logits)
 
-    def part(self, index: int, output: int) -> RecordedFunction:
-        """The steps from the ``output``-th tensor of step ``index`` to the logits."""
-        start = self.steps[index].tensors[output]
-        reached = {self.steps[index].outputs[output]}
-        behind = []
-        for step in self.steps[index + 1 :]:
-            inputs = tuple(value for value in step.inputs if value in reached)
-            if inputs:
-                reached.update(step.outputs)
-                behind.append(replace(step, inputs=inputs))  # what comes from elsewhere is a constant here
-        return RecordedFunction(tuple(behind), start, self.logits)
-
-    def layouts(self, index: int, output: int) -> list[Layout]:
-        """How that tensor could lie over the input."""
-        tensor = self.steps[index].tensors[output]
-        if not tensor.is_floating_point():
-            return []
-        return candidates(tensor.shape, self.batch.shape[0], self.batch.shape[2:])
+    def bottlenecks(self) -> list[RecordedValue]:
+        """The values through which every path from the input to the logits leads, first to last."""
+        return [RecordedValue(self, *place) for place in bottlenecks(self.steps, self.end)]
 
     @cached_property
     def readout(self) -> Tensor:
         """The logits; where a head of zeros makes them blind to everything, the last value before that is not."""
         end = self.logits
-        for index, output in reversed(bottlenecks(self.steps, self.end)[:-1]):
-            part = replace(self.part(index, output), end=end)
+        for value in reversed(self.bottlenecks()[:-1]):
+            part = replace(value.head, end=end)
             if bool(_gradient(part).any()):
                 return end
             end = part.start
         return self.logits
 
-    def gradient(self, index: int, output: int) -> Tensor:
-        """The gradient of a fixed random mixture of the logits at a value."""
-        return _gradient(replace(self.part(index, output), end=self.readout)).float()
+
+@dataclass(frozen=True)
+class RecordedValue:
+    """The ``output``-th tensor that step ``index`` of a recorded pass made."""
+
+    run: RecordedPass
+    index: int
+    output: int
+
+    @property
+    def step(self) -> TapeStep:
+        """What made it."""
+        return self.run.steps[self.index]
+
+    @property
+    def tensor(self) -> Tensor:
+        """Its numbers."""
+        return self.step.tensors[self.output]
+
+    @property
+    def head(self) -> RecordedFunction:
+        """The steps from here to the logits; what comes from elsewhere is a constant there."""
+        reached = {self.step.outputs[self.output]}
+        behind = []
+        for step in self.run.steps[self.index + 1 :]:
+            inputs = tuple(value for value in step.inputs if value in reached)
+            if inputs:
+                reached.update(step.outputs)
+                behind.append(replace(step, inputs=inputs))
+        return RecordedFunction(tuple(behind), self.tensor, self.run.logits)
+
+    @cached_property
+    def layouts(self) -> list[Layout]:
+        """How it could lie over the input."""
+        if not self.tensor.is_floating_point():
+            return []
+        return candidates(self.tensor.shape, self.run.batch.shape[0], self.run.batch.shape[2:])
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """The gradient of a fixed random mixture of the logits here."""
+        return _gradient(replace(self.head, end=self.run.readout)).float()
+
+    def only_prefix_read(self, layouts: Sequence[Layout]) -> bool:
+        """Whether, in one of these layouts, the logits read only the tokens before the grid."""
+        return any(layout.prefix and _cells_read(layout, self.gradient) == 0 for layout in layouts)
+
+    def cells_read(self, layouts: Sequence[Layout]) -> list[Layout]:
+        """Those of the layouts in which the logits read more than one cell."""
+        return [layout for layout in layouts if _cells_read(layout, self.gradient) > 1]
 
 
 def _gradient(part: RecordedFunction) -> Tensor:
@@ -72,16 +104,11 @@ def _gradient(part: RecordedFunction) -> Tensor:
     return torch.zeros_like(leaf) if gradient is None else gradient
 
 
-def cells_read(layout: Layout, gradient: Tensor) -> int:
+def _cells_read(layout: Layout, gradient: Tensor) -> int:
     """At how many grid cells, in any picture of the batch, the gradient is not zero."""
     strength = layout.on_grid(gradient.abs()).sum(1).flatten(1)
     top = strength.amax()
     return int((strength > 1e-9 * top).sum(1).max()) if float(top) > 0 else 0
-
-
-def only_prefix_read(layouts: Sequence[Layout], gradient: Tensor) -> bool:
-    """Whether only the tokens before the grid are read."""
-    return any(layout.prefix and cells_read(layout, gradient) == 0 for layout in layouts)
 
 
 def some_layers(model: nn.Module) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,8 @@ from camlucida.errors import FeaturesNotFoundError, ModelError
 from camlucida.pytorch.cell_places import certain_layout, choose_layout, layout_in_place
 from camlucida.pytorch.grid import Layout
 from camlucida.pytorch.head import Kind, Pooling, classify, find_pooling
-from camlucida.pytorch.recorded import RecordedPass, cells_read, only_prefix_read, some_layers
-from camlucida.pytorch.tape import Place, Tape, TapeStep, bottlenecks, frontiers, on_the_way, tensors_in, value_of
+from camlucida.pytorch.recorded import RecordedPass, RecordedValue, some_layers
+from camlucida.pytorch.tape import Place, Tape, TapeStep, frontiers, on_the_way, tensors_in, value_of
 from camlucida.targets import Activation
 
 _LAST_ACTIVATIONS: dict[str, Activation] = {"softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid"}
@@ -84,6 +85,14 @@ def tail_behind(tape: Tape, output: object, dropped: int) -> tuple[list[TapeStep
     return steps, logits
 
 
+class FoundFeatures(NamedTuple):
+    """Spatial features in a recorded pass: the value, how it lies, and whether tokens before its grid are read."""
+
+    value: RecordedValue
+    layout: Layout
+    token: bool
+
+
 @dataclass(frozen=True)
 class Recording:
     """One recorded pass, before it is decided where to cut it.
@@ -100,18 +109,16 @@ class Recording:
     dropped: int
     activation: Activation | None
 
-    def split(self, index: int, output: int, layout: Layout, token: bool) -> Split:
-        """The split at the ``output``-th tensor of step ``index``; ``token``: tokens before the grid are read."""
-        run = self.run
-        head = run.part(index, output)
-        pooling = None if token else find_pooling(head, layout)
-        kind: Kind = "token" if token else classify(head, layout, pooling)
-        step = run.steps[index]
+    def split(self, features: FoundFeatures) -> Split:
+        """The split at these features."""
+        value, layout, token = features
+        pooling = None if token else find_pooling(value.head, layout)
+        kind: Kind = "token" if token else classify(value.head, layout, pooling)
+        last = self.run.steps[-1]
         return Split(
-            Place(step.func, step.nth, output), Place(run.steps[-1].func, run.steps[-1].nth, 0), layout,
-            tuple(head.start.shape[1:]), tuple(step.name for step in head.steps), self.dropped, kind, pooling,
-            as_rows(run.logits).shape[1], self.activation,
-            run.readout is not run.logits,
+            Place(value.step.func, value.step.nth, value.output), Place(last.func, last.nth, 0), layout,
+            tuple(value.tensor.shape[1:]), tuple(step.name for step in value.head.steps), self.dropped, kind, pooling,
+            as_rows(self.run.logits).shape[1], self.activation, self.run.readout is not self.run.logits,
         )  # fmt: skip
 
 
@@ -127,7 +134,7 @@ def trace(model: nn.Module, batch: Tensor, layer: nn.Module | None = None) -> Sp
         FeaturesNotFoundError: nothing spatial was found, or its grid is not certain.
     """
     recording = record(model, batch, layer)
-    return recording.split(*(search(recording.run) if layer is None else _named(recording.run, recording.named)))
+    return recording.split(search(recording.run) if layer is None else _named(recording.run, recording.named))
 
 
 def record(model: nn.Module, batch: Tensor, layer: nn.Module | None = None) -> Recording:
@@ -157,45 +164,41 @@ def record(model: nn.Module, batch: Tensor, layer: nn.Module | None = None) -> R
     return Recording(RecordedPass(model, batch, steps, steps[-1].tensors[0]), tuple(named), dropped, activation)
 
 
-def search(run: RecordedPass) -> tuple[int, int, Layout, bool]:
-    """The last value that everything passes through, whose grid the logits read at more than one cell."""
-    spots = bottlenecks(run.steps, run.end)
-    whole: tuple[int, int, Layout] | None = None
+def search(run: RecordedPass) -> FoundFeatures:
+    """The last value that everything passes through, whose grid the logits read at more than one cell.
+
+    Raises:
+        FeaturesNotFoundError: nothing spatial was found, or its grid is not certain.
+    """
+    values = run.bottlenecks()
+    whole: FoundFeatures | None = None
     doubt: FeaturesNotFoundError | None = None
     token = False
-    for at in range(len(spots) - 1, -1, -1):
-        index, output = spots[at]
-        layouts = run.layouts(index, output)
-        if not layouts:
+    for at in range(len(values) - 1, -1, -1):
+        value = values[at]
+        if not value.layouts:
             continue
-        gradient = run.gradient(index, output)
-        if only_prefix_read(layouts, gradient):
+        if value.only_prefix_read(value.layouts):
             token = True
             continue
-        reading = [layout for layout in layouts if cells_read(layout, gradient) > 1]
-        if not reading:
+        layouts = value.cells_read(value.layouts)
+        if not layouts:
             continue
-        index, output, reading, gradient = _before_views(run, spots[: at + 1], reading, gradient)
+        value, layouts = _before_views(values[: at + 1], layouts)
         try:
-            layout = (
-                layout_in_place(run, index, output, reading)
-                if doubt
-                else choose_layout(run, index, output, reading, gradient)
-            )
+            layout = layout_in_place(value, layouts) if doubt else choose_layout(value, layouts)
         except FeaturesNotFoundError as error:
             layout, doubt = None, error
         if layout is not None:
-            whole = (index, output, layout)
+            whole = FoundFeatures(value, layout, token or layout.prefix > 0)
             break
-        # A chance likeness to a grid, or an order that is not the picture's: from here on only looking counts.
-    branch = _branch(run, whole)
-    if branch is not None:
-        return *branch, branch[2].prefix > 0
-    if whole is not None:
-        return *whole, token or whole[2].prefix > 0
+        # A chance likeness to a grid, or an order that is not the picture's: from here on only places of changes count.
+    features = _branch(run, whole) or whole
+    if features is not None:
+        return features
     if doubt is not None:
         raise doubt
-    shapes = [tuple(run.steps[i].tensors[o].shape) for i, o in spots[-6:]]
+    shapes = [tuple(value.tensor.shape) for value in values[-6:]]
     raise FeaturesNotFoundError(
         f"no spatial features lead to the logits {tuple(run.logits.shape)} of input {tuple(run.batch.shape)}; "
         f"the last values on the way had shapes {shapes}; name the layer whose output to use with layer='…', "
@@ -203,7 +206,7 @@ def search(run: RecordedPass) -> tuple[int, int, Layout, bool]:
     )
 
 
-def _branch(run: RecordedPass, whole: tuple[int, int, Layout] | None) -> tuple[int, int, Layout] | None:
+def _branch(run: RecordedPass, whole: FoundFeatures | None) -> FoundFeatures | None:
     """The finest of the last grids, where a network goes on in branches that meet only in its head.
 
     Of several scales side by side (CrossViT, CoaT), or beside values without a place (the states of EfficientViM). The
@@ -211,56 +214,54 @@ def _branch(run: RecordedPass, whole: tuple[int, int, Layout] | None) -> tuple[i
     ``certain_layout``), and if it is learned, not merely pooled, from the ``whole`` value that all passes through.
     None if every grid is that of ``whole`` (keys and values of an attention, say): then ``whole`` says more.
     """
-    made = {value: (i, o) for i, step in enumerate(run.steps) for o, value in enumerate(step.outputs)}
-    most = math.inf if whole is None else math.prod(whole[2].grid)
+    made = {value: RecordedValue(run, i, o) for i, step in enumerate(run.steps) for o, value in enumerate(step.outputs)}
+    most = math.inf if whole is None else math.prod(whole.layout.grid)
 
     @cache
-    def read(spot: tuple[int, int]) -> tuple[bool, list[Layout]]:
+    def read(value: RecordedValue) -> tuple[bool, list[Layout]]:
         """Whether more than the tokens before a grid is read, and in which layouts."""
-        layouts = [one for one in run.layouts(*spot) if math.prod(one.grid) <= most]
-        gradient = run.gradient(*spot) if layouts else run.logits
-        return not only_prefix_read(layouts, gradient), [one for one in layouts if cells_read(one, gradient) > 1]
+        layouts = [layout for layout in value.layouts if math.prod(layout.grid) <= most]
+        return not value.only_prefix_read(layouts), value.cells_read(layouts)
 
     @cache
-    def grid(spot: tuple[int, int]) -> Layout | None:
-        return certain_layout(run, *spot, read(spot)[1]) if learned(run, whole, spot) else None
+    def found(value: RecordedValue) -> FoundFeatures | None:
+        layout = certain_layout(value, read(value)[1]) if learned(value, whole) else None
+        return None if layout is None else FoundFeatures(value, layout, layout.prefix > 0)
 
-    def cells(spot: tuple[int, int]) -> int:
-        return max((math.prod(one.grid) for one in read(spot)[1][:1]), default=0)
+    def cells(value: RecordedValue) -> int:
+        return max((math.prod(layout.grid) for layout in read(value)[1][:1]), default=0)
 
-    for last, values in reversed(list(frontiers(run.steps, run.end))):
-        if whole is not None and last <= whole[0]:
+    for last, frontier in reversed(list(frontiers(run.steps, run.end))):
+        if whole is not None and last <= whole.value.index:
             break
-        spots = [made[value] for value in values if run.layouts(*made[value])]
-        if whole and all(any(one.grid == whole[2].grid for one in run.layouts(*spot)) for spot in spots):
+        values = [made[value] for value in frontier if made[value].layouts]
+        if whole and all(any(layout.grid == whole.layout.grid for layout in value.layouts) for value in values):
             continue
-        if not all(read(spot)[0] for spot in spots):
+        if not all(read(value)[0] for value in values):
             continue
-        found = ((*spot, one) for spot in sorted(spots, key=cells, reverse=True) if (one := grid(spot)) is not None)
-        finest = next(found, None)
-        if finest and (not whole or any(one.grid != whole[2].grid for *_, one in chain([finest], found))):
+        every = (features for value in sorted(values, key=cells, reverse=True) if (features := found(value)))
+        finest = next(every, None)
+        if finest and (not whole or any(one.layout.grid != whole.layout.grid for one in chain([finest], every))):
             return finest
     return None
 
 
-def learned(run: RecordedPass, whole: tuple[int, int, Layout] | None, spot: tuple[int, int]) -> bool:
-    """Whether parameters are read on the way from one value to another."""
-    index, output = spot
-    way = on_the_way(run.steps[whole[0] + 1 if whole else 0 : index + 1], run.steps[index].outputs[output])
+def learned(value: RecordedValue, since: FoundFeatures | None) -> bool:
+    """Whether parameters are read on the way to a value, from the input or from features before it."""
+    steps = value.run.steps[since.value.index + 1 if since else 0 : value.index + 1]
+    way = on_the_way(steps, value.step.outputs[value.output])
     return any(isinstance(tensor, nn.Parameter) for step in way for tensor in tensors_in((step.args, step.kwargs)))
 
 
-def _named(run: RecordedPass, named: Sequence[Tensor]) -> tuple[int, int, Layout, bool]:
+def _named(run: RecordedPass, named: Sequence[Tensor]) -> FoundFeatures:
     for tensor in reversed(named):
         for index in range(len(run.steps) - 1, -1, -1):
-            values = run.steps[index].outputs
-            if value_of(tensor) in values:
-                output = values.index(value_of(tensor))
-                layouts = run.layouts(index, output)
-                if layouts:
-                    gradient = run.gradient(index, output)
-                    layout = choose_layout(run, index, output, layouts, gradient)
-                    return index, output, layout, layout.prefix > 0
+            outputs = run.steps[index].outputs
+            if value_of(tensor) in outputs:
+                value = RecordedValue(run, index, outputs.index(value_of(tensor)))
+                if value.layouts:
+                    layout = choose_layout(value, value.layouts)
+                    return FoundFeatures(value, layout, layout.prefix > 0)
     seen = [tuple(tensor.shape) for tensor in named]
     raise FeaturesNotFoundError(
         f"the named layer gave {f'tensors of shapes {seen}' if seen else 'nothing in this pass'}, which are no spatial "
@@ -269,22 +270,15 @@ def _named(run: RecordedPass, named: Sequence[Tensor]) -> tuple[int, int, Layout
     )
 
 
-def _before_views(
-    run: RecordedPass, spots: Sequence[tuple[int, int]], layouts: list[Layout], gradient: Tensor
-) -> tuple[int, int, list[Layout], Tensor]:
+def _before_views(values: Sequence[RecordedValue], layouts: list[Layout]) -> tuple[RecordedValue, list[Layout]]:
     """If flattened features are a mere view of an unflattened grid, take that: its axes leave nothing to guess."""
-    index, output = spots[-1]
-    space = run.batch.ndim - 2
-    if len(layouts[0].spatial_axes) == space:
-        return index, output, layouts, gradient
-    elements = run.steps[index].tensors[output].numel()
-    end = index
-    for before, out in reversed(spots[:-1]):
-        if any(step.name not in _VIEWS for step in run.steps[before + 1 : end + 1]):
+    flattened = values[-1]
+    end = flattened.index
+    for value in () if layouts[0].has_axes else reversed(values[:-1]):
+        if any(step.name not in _VIEWS for step in value.run.steps[value.index + 1 : end + 1]):
             break
-        tensor = run.steps[before].tensors[out]
-        unflattened = [layout for layout in run.layouts(before, out) if len(layout.spatial_axes) == space]
-        if tensor.numel() == elements and unflattened:
-            return before, out, unflattened, run.gradient(before, out)
-        end = before
-    return index, output, layouts, gradient
+        unflattened = [layout for layout in value.layouts if layout.has_axes]
+        if value.tensor.numel() == flattened.tensor.numel() and unflattened:
+            return value, unflattened
+        end = value.index
+    return flattened, layouts

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from camlucida.errors import FeaturesNotFoundError, TargetError
 from camlucida.pytorch.cell_places import choose_layout, layout_in_place
 from camlucida.pytorch.grid import Layout
-from camlucida.pytorch.recorded import RecordedPass, cells_read
-from camlucida.pytorch.split import Split, learned, record, search, trace
-from camlucida.pytorch.tape import bottlenecks
+from camlucida.pytorch.recorded import RecordedValue
+from camlucida.pytorch.split import FoundFeatures, Split, learned, record, search, trace
 
 Layer: TypeAlias = str | int | nn.Module
 """A layer's name or module; a stage by its number (-1 is the last); "last"; or "stages", which are all of them."""
@@ -45,7 +44,7 @@ def resolved(model: nn.Module, layer: Layers) -> tuple[Resolved, ...]:
     several = layer if isinstance(layer, Sequence) and not isinstance(layer, str) else [layer]
     if not several:
         raise TargetError("layer: the list is empty; give at least one layer")
-    return tuple(_resolved(model, one) for one in several)
+    return tuple(_resolved(model, each) for each in several)
 
 
 def _resolved(model: nn.Module, layer: Layer) -> Resolved:
@@ -117,37 +116,39 @@ def stages(model: nn.Module, batch: Tensor) -> tuple[Split, ...]:
     run = recording.run
     found = [search(run)]
     decided: set[tuple[int, ...]] = set()
-    for index, output in reversed(bottlenecks(run.steps, run.end)):
-        shape, layouts = tuple(run.steps[index].tensors[output].shape), run.layouts(index, output)
-        if index >= found[0][0] or run.steps[index].name == "pad" or shape in decided:
+    for value in reversed(run.bottlenecks()):
+        shape = tuple(value.tensor.shape)
+        if value.index >= found[0].value.index or value.step.name == "pad" or shape in decided:
             continue
-        if all(_known(one, found) for one in layouts) or any(one == spot[2] for one in layouts for spot in found):
+        if all(_known(layout, found) for layout in value.layouts):
             continue
-        if not learned(run, None, (index, output)):
+        if any(layout == features.layout for layout in value.layouts for features in found):
+            continue
+        if not learned(value, None):
             break  # nor is anything before it
-        layout = _layout(run, index, output, layouts)
+        layout = _layout(value)
         if layout is not None:
             decided.add(shape)
             if not _known(layout, found):
-                found.append((index, output, layout, layout.prefix > 0))
-    return tuple(recording.split(*spot) for spot in reversed(found))
+                found.append(FoundFeatures(value, layout, layout.prefix > 0))
+    return tuple(recording.split(features) for features in reversed(found))
 
 
-def _known(layout: Layout, found: Sequence[tuple[int, int, Layout, bool]]) -> bool:
+def _known(layout: Layout, found: Sequence[FoundFeatures]) -> bool:
     """Whether there is a stage of about this resolution."""
     cells = math.prod(layout.grid)
-    return any(max(cells, one) < _SAME * min(cells, one) for one in (math.prod(spot[2].grid) for spot in found))
+    sizes = [math.prod(features.layout.grid) for features in found]
+    return any(max(cells, size) < _SAME * min(cells, size) for size in sizes)
 
 
-def _layout(run: RecordedPass, index: int, output: int, layouts: list[Layout]) -> Layout | None:
+def _layout(value: RecordedValue) -> Layout | None:
     """The layout of a value, if it is a grid that the logits read at more than one cell."""
-    gradient = run.gradient(index, output)
-    reading = [one for one in layouts if cells_read(one, gradient) > 1]
-    if not reading:
+    layouts = value.cells_read(value.layouts)
+    if not layouts:
         return None
-    if len(reading[0].spatial_axes) < len(reading[0].grid):
-        return layout_in_place(run, index, output, reading)
+    if not layouts[0].has_axes:
+        return layout_in_place(value, layouts)
     try:
-        return choose_layout(run, index, output, reading, gradient)
+        return choose_layout(value, layouts)
     except FeaturesNotFoundError:
         return None
