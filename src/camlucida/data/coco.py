@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,28 +33,6 @@ from camlucida.errors import DataError
 from camlucida.images.picture import shown
 
 Note = dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Segments:
-    """The union of a picture's polygons and run lengths, made when asked for.
-
-    Attributes:
-        polygons: each (N, 2), x and y in pixels.
-        runs: run lengths of whole pictures, down the columns, first those that are not set.
-        size_hw: the picture's size.
-    """
-
-    polygons: tuple[NDArray[np.float64], ...]
-    runs: tuple[NDArray[np.int64], ...]
-    size_hw: tuple[int, int]
-
-    def __call__(self) -> NDArray[np.bool_]:
-        """Bool H×W."""
-        mask = polygon_mask(self.polygons, self.size_hw)
-        for runs in self.runs:
-            mask |= run_mask(runs, self.size_hw)
-        return mask
 
 
 def read_coco(place: str, errors: ErrorCollector) -> Dataset:
@@ -193,8 +172,8 @@ def _record(tree: Tree, image: dict[str, Any], notes: Iterable[Note], classes: d
     truth = Truth(
         boxes_array(boxes),
         np.array(box_labels, np.int64),
-        None if unknown else Segments(tuple(objects[0]), tuple(objects[1]), size_hw),
-        Segments(tuple(crowds[0]), tuple(crowds[1]), size_hw) if any(crowds) else None,
+        None if unknown else partial(_segments_mask, *objects, size_hw),
+        partial(_segments_mask, *crowds, size_hw) if any(crowds) else None,
         size_hw,
     )
     return example, truth
@@ -233,3 +212,13 @@ def _outlines(
             raise BadRecordError(f"polygon {quoted(flat)}, expected x, y of at least three points, all finite")
         polygons.append(points)
     return bool(said)
+
+
+def _segments_mask(
+    polygons: list[NDArray[np.float64]], runs: list[NDArray[np.int64]], size_hw: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """The union of a picture's polygons and run lengths, bool H×W."""
+    mask = polygon_mask(polygons, size_hw)
+    for lengths in runs:
+        mask |= run_mask(lengths, size_hw)
+    return mask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -23,18 +23,6 @@ from camlucida.data.record import Dataset, Example, Record, Truth
 from camlucida.images.picture import read
 
 _TABLES = ("image_class_labels", "train_test_split", "bounding_boxes")
-
-
-@dataclass(frozen=True, eq=False)
-class Silhouette:
-    """A segmentation whose grey says how many annotators called a pixel bird: set where at least half did."""
-
-    path: Path
-
-    def __call__(self) -> NDArray[np.bool_]:
-        """Bool H×W."""
-        silhouette: NDArray[np.bool_] = read(self.path).pixels[:, :, 0] >= 128
-        return silhouette
 
 
 def read_cub(place: str, errors: ErrorCollector) -> Dataset:
@@ -93,6 +81,12 @@ def _record(tree: Tree, name: str, said: dict[str, str], ids: dict[str, int]) ->
     box = checked_box((x, y, x + width, y + height), None)
     path = tree.find(f"images/{name}")
     drawn = f"segmentations/{PurePosixPath(name).with_suffix('.png')}"
-    mask = Silhouette(tree.find(drawn, "mask")) if tree.has(drawn) else None
+    mask = partial(_silhouette, tree.find(drawn, "mask")) if tree.has(drawn) else None
     truth = Truth(boxes_array([box]), np.array([ids[label]], np.int64), mask)
     return Record(Example(name, path, (ids[label],)), truth, "train" if split == "1" else "test")
+
+
+def _silhouette(path: Path) -> NDArray[np.bool_]:
+    """A segmentation whose grey says how many annotators called a pixel bird: set where at least half did."""
+    silhouette: NDArray[np.bool_] = read(path).pixels[:, :, 0] >= 128
+    return silhouette

@@ -17,7 +17,8 @@ from camlucida.images.picture import Picture, read, shown
 MaskSource = Path | tuple[Path, ...] | NDArray[np.bool_] | Callable[[], NDArray[np.bool_]] | None
 """Pixels: a file (above 0 is set) or the union of several, an array H×W, or a function that makes one; None: not known.
 
-Functions are frozen dataclasses with ``__call__``, so that records can be sent to other processes."""
+Functions can be pickled (``functools.partial`` of one at the top of a module), so that records can be sent to other
+processes."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -133,18 +134,6 @@ class Drawn:
         return scene(self.options, self.split, self.index).draw()
 
 
-@dataclass(frozen=True)
-class ObjectMask:
-    """Makes the mask of an object when called."""
-
-    object: Placed
-    size: int
-
-    def __call__(self) -> NDArray[np.bool_]:
-        """Bool size×size."""
-        return self.object.mask(self.size)
-
-
 def read_synthetic(
     place: str, errors: ErrorCollector
 ) -> Dataset:  # a reader like the others, though nothing can be broken
@@ -168,7 +157,7 @@ def read_synthetic(
             thing = _object(_random(options, split, index, 0), options, index)
             label = CLASSES.index(thing.shape)
             example = Example(f"{split}/{index:06d}", Path(), (label,), Drawn(options, split, index))
-            box, mask = _extent(thing.mask(options.size)), ObjectMask(thing, options.size)
+            box, mask = _extent(thing.mask(options.size)), partial(thing.mask, options.size)
             truth = Truth(box, np.array([label]), mask, size_hw=(options.size, options.size))
             records.append(Record(example, truth, split))
     return Dataset(f"synthetic:{place}", CLASSES, tuple(records))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -40,37 +41,6 @@ class Object:
     name: str
     box: Box
     difficult: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Segmentation:
-    """The objects of a coloured segmentation (palette colours, black is background), or its void pixels."""
-
-    path: Path
-    void: bool = False
-
-    def __call__(self) -> NDArray[np.bool_]:
-        """Bool H×W."""
-        pixels = read(self.path).pixels
-        void: NDArray[np.bool_] = (pixels == _VOID).all(2)
-        return void if self.void else (pixels > 0).any(2) & ~void
-
-
-@dataclass(frozen=True, eq=False)
-class Ignored:
-    """The pixels in boxes (where their centres are), and the void ones of a segmentation."""
-
-    boxes: tuple[Box, ...]
-    size_hw: tuple[int, int]
-    void: Segmentation | None = None
-
-    def __call__(self) -> NDArray[np.bool_]:
-        """Bool H×W."""
-        mask = np.zeros(self.size_hw, np.bool_) if self.void is None else self.void()
-        for box in self.boxes:
-            x0, y0, x1, y1 = (round(side) for side in box)
-            mask[y0:y1, x0:x1] = True
-        return mask
 
 
 def read_voc(place: str, errors: ErrorCollector) -> Dataset:
@@ -165,12 +135,33 @@ def _record(
     difficult = tuple(one.box for one in objects if one.difficult)
     segmentation = f"SegmentationClass/{name}.png"
     path = tree.find(segmentation, "mask") if tree.has(segmentation) else None
-    ignore = Ignored(difficult, size_hw, Segmentation(path, void=True) if path else None)
     truth = Truth(
         boxes_array(one.box for one in clear),
         np.array(labels, np.int64),
-        Segmentation(path) if path else None,
-        ignore if difficult or path else None,
+        partial(_objects, path) if path else None,
+        partial(_ignored, difficult, size_hw, path) if difficult or path else None,
         size_hw,
     )
     return Record(Example(picture, tree.find(picture), tuple(sorted(set(labels)))), truth, split)
+
+
+def _void(path: Path) -> NDArray[np.bool_]:
+    """The void pixels of a coloured segmentation."""
+    void: NDArray[np.bool_] = (read(path).pixels == _VOID).all(2)
+    return void
+
+
+def _objects(path: Path) -> NDArray[np.bool_]:
+    """The objects of a coloured segmentation (palette colours, black is background)."""
+    pixels = read(path).pixels
+    objects: NDArray[np.bool_] = (pixels > 0).any(2) & (pixels != _VOID).any(2)
+    return objects
+
+
+def _ignored(boxes: tuple[Box, ...], size_hw: tuple[int, int], segmentation: Path | None) -> NDArray[np.bool_]:
+    """The pixels in boxes (where their centres are), and the void ones of a segmentation."""
+    mask = np.zeros(size_hw, np.bool_) if segmentation is None else _void(segmentation)
+    for box in boxes:
+        x0, y0, x1, y1 = (round(side) for side in box)
+        mask[y0:y1, x0:x1] = True
+    return mask

@@ -19,9 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import CamlucidaError, DataError
-from camlucida.evaluation.labelled_map import CountingSettings, LabelledMap, MappedPicture, labelled_maps
+from camlucida.evaluation.labelled_map import (
+    CountingSettings,
+    LabelledMap,
+    MappedPicture,
+    Prediction,
+    Predictor,
+    labelled_maps,
+    predictions,
+)
 from camlucida.evaluation.measures import ACCURACY, CLASSES, MASK, MEASURES, POINTING
-from camlucida.evaluation.predictions import Predictor, predictions
 from camlucida.metrics import Metric
 
 Counters = dict[str, dict[str, NDArray[Any]]]
@@ -66,22 +73,22 @@ def tally(picture: MappedPicture, settings: CountingSettings) -> Tally:
     return Tally(picture.index, {name: metric.counters for name, metric in metrics.items()}, least)
 
 
-def _counted(target: LabelledMap, said: Mapping[Predictor, Any]) -> dict[str, Metric]:
+def _counted(target: LabelledMap, said: Mapping[Predictor, Prediction]) -> dict[str, Metric]:
     """Every metric that applies, after this one class of one picture."""
     counted = {}
     for measure in MEASURES:
-        if measure.update is not None and measure.by in said and target.has(measure.need):
+        if measure.update is not None and measure.by in said and measure.need in target.truths:
             counted[measure.name] = metric = measure.make(target.settings)
             measure.update(metric, target, said[measure.by])
     return counted
 
 
 def _class_numbers(
-    target: LabelledMap, said: Mapping[Predictor, Any], counted: Mapping[str, Metric]
+    target: LabelledMap, said: Mapping[Predictor, Prediction], counted: Mapping[str, Metric]
 ) -> dict[str, float]:
     """What this picture adds to its class's row: those of ``CLASS_NUMBERS`` that apply."""
     numbers = {"top1": float(target.rank < 1)}
-    if target.has("boxes"):
+    if "boxes" in target.truths:
         overlap = target.overlap(said["maps"].boxes)
         numbers |= {"gt_known": float(overlap >= 0.5), "iou": overlap}
     for name, measure in (("pointing", POINTING["maps"]), ("mask_iou", MASK["maps"])):

@@ -1,9 +1,9 @@
-"""One class of one picture: its map, and its truth at the size of evaluation; what all counting goes by."""
+"""One class of one picture at the size of evaluation: its truth, and what map, localizer and baselines say of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 
 from camlucida.boxes.calibration import Calibration, filled
 from camlucida.boxes.localize import iou
-from camlucida.boxes.overlaps import Mode
+from camlucida.boxes.overlaps import THRESHOLDS, Mode, Parts, part_overlaps
 from camlucida.data.record import Truth
-from camlucida.evaluation.centre_baselines import counted
+from camlucida.evaluation.centre_baselines import centre_map, centre_overlaps, counted
 from camlucida.images.preprocess import View
 
 PROTOCOL_HW = (224, 224)
 """The public benchmark looks at pictures, maps and truth at this size."""
 
 Need = Literal["boxes", "mask", "region"]
+Predictor = Literal["maps", "localizer", "whole", "centre"]
 
 
 def size_for(view: View, mode: Mode) -> tuple[int, int]:
@@ -98,7 +99,7 @@ class LabelledMap:
         size_hw: the size of evaluation.
         boxes: float64 (M, 4), its true boxes at that size, none of them empty; M may be 0.
         mask: bool H×W, the pixels of all objects; None where not known, or of a picture of several classes.
-        ignore: bool H×W, pixels that count neither way; None where there are none.
+        ignore: as a list for metrics, bool H×W, pixels that count neither way; None where there are none.
     """
 
     picture: MappedPicture
@@ -109,32 +110,21 @@ class LabelledMap:
     size_hw: tuple[int, int]
     boxes: NDArray[np.float64]
     mask: NDArray[np.bool_] | None
-    ignore: NDArray[np.bool_] | None
-
-    def has(self, need: Need) -> bool:
-        """Whether its truth has boxes, a mask that is not empty, or a region (boxes, else a mask) that has a pixel."""
-        if need == "boxes":
-            return bool(len(self.boxes))
-        if need == "mask":
-            return self.mask is not None and bool(self.mask.any())
-        return self._has_region
+    ignore: list[NDArray[np.bool_]] | None
 
     @cached_property
-    def _has_region(self) -> bool:
-        if not len(self.boxes):
-            return self.has("mask")
+    def truths(self) -> frozenset[Need]:
+        """Which truth there is: boxes, a mask that is not empty, a region (boxes, or else a mask) that has a pixel."""
+        has_boxes, has_mask = bool(len(self.boxes)), self.mask is not None and bool(self.mask.any())
         x1, y1, x2, y2 = np.ceil(self.boxes - 0.5).clip(0, [*self.size_hw[::-1]] * 2).T  # the pixels' centres
-        return bool(((x2 > x1) & (y2 > y1)).any())
+        has_region = bool(((x2 > x1) & (y2 > y1)).any()) if has_boxes else has_mask
+        truths: dict[Need, bool] = {"boxes": has_boxes, "mask": has_mask, "region": has_region}
+        return frozenset(need for need, there in truths.items() if there)
 
     @property
     def region(self) -> NDArray[Any]:
         """The object's boxes, or else its mask."""
         return self.boxes if len(self.boxes) or self.mask is None else self.mask
-
-    @property
-    def ignored(self) -> list[NDArray[np.bool_]] | None:
-        """The ignored pixels as metrics take them."""
-        return None if self.ignore is None else [self.ignore]
 
     @property
     def top(self) -> list[int]:
@@ -162,4 +152,50 @@ def labelled_maps(picture: MappedPicture, settings: CountingSettings) -> Iterato
     for label, rank, grid in zip(picture.labels, picture.ranks, picture.maps, strict=True):
         boxes = all_boxes[picture.truth.box_labels == label]
         boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
-        yield LabelledMap(picture, settings, label, rank, grid, size_hw, boxes, mask, ignore)
+        ignored = None if ignore is None else [ignore]
+        yield LabelledMap(picture, settings, label, rank, grid, size_hw, boxes, mask, ignored)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Where the object of a ``LabelledMap`` is said to be, at the size of evaluation; each predictor gives what it has.
+
+    Attributes:
+        heatmap: real H×W.
+        energy: the heatmap that energy is counted of: 0 where the network did not see the picture.
+        mask: bool H×W, at the operating point.
+        boxes: (M, 4), half-open, at the operating point.
+        overlaps: float64 (1000,), how well boxes of the heatmap fit at each threshold: of all parts, or the largest.
+    """
+
+    heatmap: NDArray[Any] = field(default_factory=lambda: np.zeros((0, 0)))
+    energy: NDArray[Any] = field(default_factory=lambda: np.zeros((0, 0)))
+    mask: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
+    boxes: NDArray[Any] = field(default_factory=lambda: np.zeros((0, 4)))
+    overlaps: dict[Parts, NDArray[np.float64]] = field(default_factory=dict)
+
+
+def predictions(target: LabelledMap) -> dict[Predictor, Prediction]:
+    """What the map says, the localizer if there is one, and what needs no network: the whole picture and its centre."""
+    view, size_hw, settings = target.picture.view, target.size_hw, target.settings
+    heatmap = laid(target.grid, view, settings.mode)
+    energy = heatmap if settings.mode == "protocol" else view.project(target.grid)
+    mask, boxes = settings.calibration.mask(heatmap), np.zeros((0, 4), np.int64)
+    cone, whole = centre_map(size_hw), np.array([[0, 0, size_hw[1], size_hw[0]]])
+    of_map: dict[Parts, NDArray[np.float64]] = {}
+    of_whole, of_centre = of_map, of_map
+    if "boxes" in target.truths:
+        boxes = settings.calibration.boxes(heatmap)
+        every, largest = part_overlaps(heatmap, target.boxes, ("all", "largest"), mode=settings.mode)
+        centre = centre_overlaps(size_hw, target.boxes, settings.mode)
+        of_map, of_centre = {"all": every, "largest": largest}, {"all": centre, "largest": centre}
+        of_whole = {"all": np.full(THRESHOLDS.size, target.overlap(whole))}
+    said: dict[Predictor, Prediction] = {
+        "maps": Prediction(heatmap, energy, mask, boxes, of_map),
+        "whole": Prediction(np.zeros(size_hw), np.ones(size_hw), np.ones(size_hw, np.bool_), whole, of_whole),
+        "centre": Prediction(cone, cone, overlaps=of_centre),
+    }
+    if target.picture.localizer_boxes is not None:
+        scales = np.tile([size_hw[1] / view.image_hw[1], size_hw[0] / view.image_hw[0]], 2)
+        said["localizer"] = Prediction(boxes=target.picture.localizer_boxes * scales)
+    return said

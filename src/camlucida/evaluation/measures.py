@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from camlucida.boxes.guesses import guesses_of_rank
 from camlucida.evaluation.accuracy import Accuracy, PerClass
 from camlucida.evaluation.bootstrap import Pick
 from camlucida.evaluation.findings import CLASS_NUMBERS
-from camlucida.evaluation.labelled_map import CountingSettings, LabelledMap, Need
-from camlucida.evaluation.predictions import Predictor
+from camlucida.evaluation.labelled_map import CountingSettings, LabelledMap, Need, Prediction, Predictor
 from camlucida.metrics import (
     BoxExtents,
     EnergyPointing,
@@ -33,7 +34,8 @@ from camlucida.metrics import (
 DELTAS = (0.3, 0.5, 0.7)
 TOLERANCE = 15
 
-Update = Callable[[Any, LabelledMap, Any], None]
+Make = Callable[[CountingSettings], Metric]
+Update = Callable[[Any, LabelledMap, Prediction], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ class Measure:
     """
 
     name: str
-    make: Callable[[CountingSettings], Metric]
+    make: Make
     by: Predictor = "maps"
     need: Need = "boxes"
     update: Update | None = None
@@ -60,72 +62,66 @@ CLASSES = Measure("classes", lambda settings: PerClass(tuple(CLASS_NUMBERS), set
 GRID = Measure("grid", lambda _: GridPointing())  # counted once a mosaic
 
 
-def _measures(
-    name: str, make: Callable[[CountingSettings], Metric], need: Need, by: tuple[Predictor, ...], update: Update
-) -> dict[Predictor, Measure]:
+def _measures(name: str, make: Make, need: Need, update: Update, *by: Predictor) -> dict[Predictor, Measure]:
+    """The metric for each of some predictors."""
     return {one: Measure(f"{name} of {one}", make, one, need, update) for one in by}
 
 
-AT = _measures(
-    "localization", lambda _: Localization(), "boxes", ("maps", "whole", "localizer"),
-    lambda metric, target, said: _localize(metric, target, said.boxes),
-)  # fmt: skip
-GUESSES = _measures(
-    "five guesses", lambda _: Localization(), "boxes", ("maps",),
-    lambda metric, target, said: _localize(metric, target, guesses_of_rank(said.heatmap, target.rank)),
-)  # fmt: skip
-EXTENTS = _measures(
-    "extents", lambda _: BoxExtents(), "boxes", ("maps", "whole", "localizer"),
-    lambda metric, target, said: metric.update([said.boxes], [target.boxes]),
-)  # fmt: skip
-BEST = _measures(
-    "best localization", lambda _: MaxLocalization(), "boxes", ("maps", "centre"),
-    lambda metric, target, said: metric.update([said.overlaps("largest")], [0], top=[target.top]),
-)  # fmt: skip
-V2 = _measures(
-    "box accuracy", lambda settings: MaxBoxAcc(DELTAS, settings.mode, "all"), "boxes", ("maps", "whole", "centre"),
-    lambda metric, target, said: metric.update_overlaps([said.overlaps("all")]),
-)  # fmt: skip
-MASK = _measures(
-    "mask", lambda _: MaskIoU(), "mask", ("maps", "whole"),
-    lambda metric, target, said: metric.update([said.mask], [target.mask], target.ignored),
-)  # fmt: skip
-BEST_MASK = _measures(
-    "best mask", lambda _: MaxMaskIoU(), "mask", ("maps", "centre"),
-    lambda metric, target, said: metric.update([said.heatmap], [target.mask], target.ignored),
-)  # fmt: skip
-PXAP = _measures(
-    "pxap", lambda _: PxAP(), "mask", ("maps", "whole", "centre"),
-    lambda metric, target, said: metric.update([said.heatmap], [target.mask], target.ignored),
-)  # fmt: skip
-POINTING = _measures(
-    "pointing", lambda _: PointingGame(TOLERANCE), "region", ("maps", "centre"),
-    lambda metric, target, said: metric.update([said.heatmap], [target.region], [target.label]),
-)  # fmt: skip
-STRICT = _measures(
-    "strict pointing", lambda _: PointingGame(1), "region", ("maps", "centre"),
-    lambda metric, target, said: metric.update([said.heatmap], [target.region], [target.label]),
-)  # fmt: skip
-ENERGY = _measures(
-    "energy", lambda _: EnergyPointing(), "region", ("maps", "whole", "centre"),
-    lambda metric, target, said: metric.update([said.energy], [target.region]),
-)  # fmt: skip
-
-MEASURES = tuple(
-    measure
-    for family in (AT, GUESSES, EXTENTS, BEST, V2, MASK, BEST_MASK, PXAP, POINTING, STRICT, ENERGY)
-    for measure in family.values()
-)
-"""Add your own: a family above, its name here, and the figures that it gives below."""
-
-
-def _localize(metric: Localization, target: LabelledMap, boxes: Any) -> None:
+def _localize(metric: Any, target: LabelledMap, boxes: NDArray[Any]) -> None:
     ours, theirs = target.pair(boxes)
     metric.update([ours], [theirs], [0], top=[target.top])
 
 
-@dataclass(frozen=True, eq=False)
-class Beside:
+def _localize_boxes(metric: Any, target: LabelledMap, said: Prediction) -> None:
+    _localize(metric, target, said.boxes)
+
+
+def _localize_guesses(metric: Any, target: LabelledMap, said: Prediction) -> None:
+    _localize(metric, target, guesses_of_rank(said.heatmap, target.rank))
+
+
+def _mask(metric: Any, target: LabelledMap, said: Prediction) -> None:
+    metric.update([said.heatmap], [target.mask], target.ignore)
+
+
+def _point(metric: Any, target: LabelledMap, said: Prediction) -> None:
+    metric.update([said.heatmap], [target.region], [target.label])
+
+
+AT = _measures("localization", lambda _: Localization(), "boxes", _localize_boxes, "maps", "whole", "localizer")
+GUESSES = _measures("five guesses", lambda _: Localization(), "boxes", _localize_guesses, "maps")
+EXTENTS = _measures(
+    "extents", lambda _: BoxExtents(), "boxes",
+    lambda metric, target, said: metric.update([said.boxes], [target.boxes]), "maps", "whole", "localizer",
+)  # fmt: skip
+BEST = _measures(
+    "best localization", lambda _: MaxLocalization(), "boxes",
+    lambda metric, target, said: metric.update([said.overlaps["largest"]], [0], top=[target.top]), "maps", "centre",
+)  # fmt: skip
+V2 = _measures(
+    "box accuracy", lambda settings: MaxBoxAcc(DELTAS, settings.mode, "all"), "boxes",
+    lambda metric, _, said: metric.update_overlaps([said.overlaps["all"]]), "maps", "whole", "centre",
+)  # fmt: skip
+MASK = _measures(
+    "mask", lambda _: MaskIoU(), "mask",
+    lambda metric, target, said: metric.update([said.mask], [target.mask], target.ignore), "maps", "whole",
+)  # fmt: skip
+BEST_MASK = _measures("best mask", lambda _: MaxMaskIoU(), "mask", _mask, "maps", "centre")
+PXAP = _measures("pxap", lambda _: PxAP(), "mask", _mask, "maps", "whole", "centre")
+POINTING = _measures("pointing", lambda _: PointingGame(TOLERANCE), "region", _point, "maps", "centre")
+STRICT = _measures("strict pointing", lambda _: PointingGame(1), "region", _point, "maps", "centre")
+ENERGY = _measures(
+    "energy", lambda _: EnergyPointing(), "region",
+    lambda metric, target, said: metric.update([said.energy], [target.region]), "maps", "whole", "centre",
+)  # fmt: skip
+
+FAMILIES = (AT, GUESSES, EXTENTS, BEST, V2, MASK, BEST_MASK, PXAP, POINTING, STRICT, ENERGY)
+"""Add your own: a family above, its name here, and the figures that it gives below."""
+
+MEASURES = tuple(measure for family in FAMILIES for measure in family.values())
+
+
+class Beside(NamedTuple):
     """A baseline: its name, its metric (or a constant), and its number from what the metric computes."""
 
     name: str
@@ -135,17 +131,7 @@ class Beside:
 
 @dataclass(frozen=True, eq=False)
 class FigureSpec:
-    """How a figure is made.
-
-    Attributes:
-        key: see ``Figure``.
-        title: see ``Figure``.
-        group: see ``Figure``.
-        measure: whose counters it is read from.
-        pick: the number, from what the metric computes.
-        baselines: beside it.
-        threshold: the best threshold, from what the metric computes.
-    """
+    """How a ``Figure`` is made: from whose counters, and which numbers of what the metric computes."""
 
     key: str
     title: str
@@ -156,35 +142,32 @@ class FigureSpec:
     threshold: Pick | None = None
 
 
-_CLASSIFICATION = "classification"
+_CLASSIFICATION, _MASKS, _POINTING = "classification", "masks", "pointing"
 _OPERATING = "boxes at the operating point, IoU ≥ 0.5"
 _BEST = "boxes at the best single threshold, chosen on these very pictures"
-_MASKS = "masks"
-_POINTING = "pointing"
 _LOCALIZER = "two-stage localizer, IoU ≥ 0.5"
 
-_GT_KNOWN, _TOP1, _TOP5, _IOU = (attrgetter(name) for name in ("gt_known", "top1", "top5", "iou"))
-_FIRST, _THRESHOLD = itemgetter(0), attrgetter("threshold")
+_GT_KNOWN, _TOP1, _TOP5 = attrgetter("gt_known"), attrgetter("top1"), attrgetter("top5")
+_THRESHOLD, _FIRST, _SECOND = attrgetter("threshold"), itemgetter(0), itemgetter(1)
 
 
 def _localized(
-    key: str, title: str, group: str, measure: Measure, pick: Pick, beside: Pick | None = None,
-    threshold: Pick | None = None,
-) -> FigureSpec:  # fmt: skip
+    key: str, title: str, group: str, measure: Measure, pick: Pick, beside: Pick | None = None, at: Pick | None = None
+) -> FigureSpec:
     """Boxes that must fit, beside one around the whole picture and a centred one."""
-    baselines = (
-        Beside("whole image", AT["whole"], beside or pick), Beside("centre box", BEST["centre"], beside or pick),
-    )  # fmt: skip
-    return FigureSpec(key, title, group, measure, pick, baselines, threshold)
+    baselines = (Beside("whole image", AT["whole"], beside or pick),
+                 Beside("centre box", BEST["centre"], beside or pick))  # fmt: skip
+    return FigureSpec(key, title, group, measure, pick, baselines, at)
 
 
-def _extents(key: str, title: str, group: str, measure: Measure, pick: Pick) -> FigureSpec:
+def _extents(key: str, title: str, group: str, measure: Measure, name: str) -> FigureSpec:
+    pick = attrgetter(name)
     return FigureSpec(key, title, group, measure, pick, (Beside("whole image", EXTENTS["whole"], pick),))
 
 
-def _box_accuracy(key: str, title: str, pick: Pick, threshold: Pick | None = None) -> FigureSpec:
-    baselines = (Beside("whole image", V2["whole"], pick), Beside("centre box", V2["centre"], pick))
-    return FigureSpec(key, title, _BEST, V2["maps"], pick, baselines, threshold)
+def _box_accuracy(key: str, title: str, pick: Pick, at: Pick | None = None) -> FigureSpec:
+    baselines = Beside("whole image", V2["whole"], pick), Beside("centre box", V2["centre"], pick)
+    return FigureSpec(key, title, _BEST, V2["maps"], pick, baselines, at)
 
 
 def _at(place: int, name: str) -> Pick:
@@ -192,58 +175,42 @@ def _at(place: int, name: str) -> Pick:
     return lambda computed: getattr(computed, name)[place]
 
 
-_COMMONEST = (Beside("commonest class", CLASSES, lambda means: means["pictures"].max() / means["pictures"].sum()),)
+_COMMONEST = Beside("commonest class", CLASSES, lambda means: means["pictures"].max() / means["pictures"].sum())
+_CENTRE_MASK = Beside("centre map", BEST_MASK["centre"], _FIRST)
+_WHOLE_MASK = Beside("whole image", MASK["whole"], float)
 
 FIGURES = (
-    FigureSpec("top1", "top-1", _CLASSIFICATION, ACCURACY, _FIRST, _COMMONEST),
-    FigureSpec("top5", "top-5", _CLASSIFICATION, ACCURACY, itemgetter(1)),
+    FigureSpec("top1", "top-1", _CLASSIFICATION, ACCURACY, _FIRST, (_COMMONEST,)),
+    FigureSpec("top5", "top-5", _CLASSIFICATION, ACCURACY, _SECOND),
     _localized("gt_known", "GT-known Loc", _OPERATING, AT["maps"], _GT_KNOWN),
     _localized("top1_loc", "Top-1 Loc", _OPERATING, AT["maps"], _TOP1),
     _localized("top5_loc", "Top-5 Loc", _OPERATING, AT["maps"], _TOP5),
     _localized("five_guesses", "Top-5 Loc, five guesses", _OPERATING, GUESSES["maps"], _GT_KNOWN, _TOP5),
-    _extents("box_iou", "mean box IoU", _OPERATING, EXTENTS["maps"], _IOU),
-    _extents("box_recall", "share of the true box covered", _OPERATING, EXTENTS["maps"], attrgetter("recall")),
-    _extents("box_precision", "share of the box that is right", _OPERATING, EXTENTS["maps"], attrgetter("precision")),
-    _localized("max_box_acc", "MaxBoxAcc = GT-known Loc", _BEST, BEST["maps"], _GT_KNOWN, threshold=_THRESHOLD),
-    _localized("best_top1_loc", "Top-1 Loc there", _BEST, BEST["maps"], _TOP1, threshold=_THRESHOLD),
-    _localized("best_top5_loc", "Top-5 Loc there", _BEST, BEST["maps"], _TOP5, threshold=_THRESHOLD),
+    _extents("box_iou", "mean box IoU", _OPERATING, EXTENTS["maps"], "iou"),
+    _extents("box_recall", "share of the true box covered", _OPERATING, EXTENTS["maps"], "recall"),
+    _extents("box_precision", "share of the box that is right", _OPERATING, EXTENTS["maps"], "precision"),
+    _localized("max_box_acc", "MaxBoxAcc = GT-known Loc", _BEST, BEST["maps"], _GT_KNOWN, at=_THRESHOLD),
+    _localized("best_top1_loc", "Top-1 Loc there", _BEST, BEST["maps"], _TOP1, at=_THRESHOLD),
+    _localized("best_top5_loc", "Top-5 Loc there", _BEST, BEST["maps"], _TOP5, at=_THRESHOLD),
     _box_accuracy("max_box_acc_v2", "MaxBoxAccV2", attrgetter("mean")),
-    *(
-        _box_accuracy(
-            f"max_box_acc_v2_{delta}", f"… IoU ≥ {delta}", _at(place, "accuracy"), _at(place, "threshold")
-        )
-        for place, delta in enumerate(DELTAS)
-    ),
-    FigureSpec(
-        "pxap", "PxAP", _MASKS, PXAP["maps"], float,
-        (Beside("whole image", PXAP["whole"], float), Beside("centre map", PXAP["centre"], float)),
-    ),
-    FigureSpec(
-        "mask_iou", "mask IoU, operating point", _MASKS, MASK["maps"], float,
-        (Beside("whole image", MASK["whole"], float), Beside("centre map", BEST_MASK["centre"], _FIRST)),
-    ),
-    FigureSpec(
-        "best_mask_iou", "mask IoU, best threshold", _MASKS, BEST_MASK["maps"], _FIRST,
-        (Beside("whole image", MASK["whole"], float), Beside("centre map", BEST_MASK["centre"], _FIRST)), itemgetter(1),
-    ),
-    FigureSpec(
-        "pointing", f"pointing game, {TOLERANCE} px", _POINTING, POINTING["maps"], float,
-        (Beside("centre point", POINTING["centre"], float),),
-    ),
-    FigureSpec(
-        "pointing_strict", "pointing game, on the object", _POINTING, STRICT["maps"], float,
-        (Beside("centre point", STRICT["centre"], float),),
-    ),
-    FigureSpec(
-        "energy", "energy-based pointing", _POINTING, ENERGY["maps"], float,
-        (Beside("whole image", ENERGY["whole"], float), Beside("centre map", ENERGY["centre"], float)),
-    ),
-    FigureSpec(
-        "grid_pointing", "grid pointing, 2×2 mosaics", _POINTING, GRID, float, (Beside("chance", 0.25, float),)
-    ),
+    *(_box_accuracy(f"max_box_acc_v2_{delta}", f"… IoU ≥ {delta}", _at(i, "accuracy"), _at(i, "threshold"))
+      for i, delta in enumerate(DELTAS)),
+    FigureSpec("pxap", "PxAP", _MASKS, PXAP["maps"], float,
+               (Beside("whole image", PXAP["whole"], float), Beside("centre map", PXAP["centre"], float))),
+    FigureSpec("mask_iou", "mask IoU, operating point", _MASKS, MASK["maps"], float, (_WHOLE_MASK, _CENTRE_MASK)),
+    FigureSpec("best_mask_iou", "mask IoU, best threshold", _MASKS, BEST_MASK["maps"], _FIRST,
+               (_WHOLE_MASK, _CENTRE_MASK), _SECOND),
+    FigureSpec("pointing", f"pointing game, {TOLERANCE} px", _POINTING, POINTING["maps"], float,
+               (Beside("centre point", POINTING["centre"], float),)),
+    FigureSpec("pointing_strict", "pointing game, on the object", _POINTING, STRICT["maps"], float,
+               (Beside("centre point", STRICT["centre"], float),)),
+    FigureSpec("energy", "energy-based pointing", _POINTING, ENERGY["maps"], float,
+               (Beside("whole image", ENERGY["whole"], float), Beside("centre map", ENERGY["centre"], float))),
+    FigureSpec("grid_pointing", "grid pointing, 2×2 mosaics", _POINTING, GRID, float,
+               (Beside("chance", 0.25, float),)),
     _localized("found_gt_known", "GT-known Loc", _LOCALIZER, AT["localizer"], _GT_KNOWN),
     _localized("found_top1_loc", "Top-1 Loc", _LOCALIZER, AT["localizer"], _TOP1),
     _localized("found_top5_loc", "Top-5 Loc", _LOCALIZER, AT["localizer"], _TOP5),
-    _extents("found_iou", "mean box IoU", _LOCALIZER, EXTENTS["localizer"], _IOU),
+    _extents("found_iou", "mean box IoU", _LOCALIZER, EXTENTS["localizer"], "iou"),
 )  # fmt: skip
 """All figures, in the order of table, page and JSON."""
