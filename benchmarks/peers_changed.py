@@ -19,8 +19,8 @@ from pytorch_grad_cam.ablation_layer import AblationLayer, AblationLayerVit
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from camlucida.methods._noise import noisy
 from camlucida.methods.forward_pass import ForwardPass, Maps
+from camlucida.methods.noisy_inputs import noisy
 from camlucida.targets import Targets
 
 

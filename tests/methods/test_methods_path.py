@@ -15,8 +15,8 @@ import reference_gradients as slow  # noqa: E402
 from camlucida.errors import MethodError  # noqa: E402
 from camlucida.explainer import Explainer  # noqa: E402
 from camlucida.methods import inputs, path  # noqa: E402
-from camlucida.methods._noise import noisy  # noqa: E402
 from camlucida.methods.gradient import gradcam, gradcam_plus_plus  # noqa: E402
+from camlucida.methods.noisy_inputs import noisy  # noqa: E402
 from nets import BY_NAME  # noqa: E402
 
 ids = {"ids": lambda case: case.name}

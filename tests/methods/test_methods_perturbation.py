@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 import perturbed  # noqa: E402
 from camlucida.errors import CamlucidaError, MethodError  # noqa: E402
 from camlucida.explainer import Explainer  # noqa: E402
-from camlucida.methods._masking import blurred, confidences  # noqa: E402
 from camlucida.methods.baselines import centre, random  # noqa: E402
 from camlucida.methods.blackbox import occlusion, rise  # noqa: E402
+from camlucida.methods.masked_inputs import blurred, confidences  # noqa: E402
 from camlucida.methods.perturbation import faster_scorecam, groupcam, iscam, scorecam, sscam  # noqa: E402
 from camlucida.methods.registry import find_method  # noqa: E402
 from camlucida.pytorch.engine import TorchEngine  # noqa: E402

@@ -23,10 +23,6 @@ def rollout(forward_pass: ForwardPass, targets: Targets) -> Maps:
 
     Cost: one further forward pass, no gradient, and L products of tokens × tokens matrices.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: how many maps; their scores are not used.
-
     Returns:
         maps (B, T, *grid), no bias.
 
@@ -50,10 +46,6 @@ def gradient_rollout(forward_pass: ForwardPass, targets: Targets) -> Maps:
     the class token's row of R. It is not negative.
 
     Cost: one further forward pass with its graph, T backward passes down to the first attention.
-
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores to explain.
 
     Returns:
         maps (B, T, *grid), no bias.
@@ -84,10 +76,6 @@ def legrad(forward_pass: ForwardPass, targets: Targets) -> Maps:
 
     Cost: one further forward pass with its graph; for each score and layer, a backward pass through that layer alone.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores to explain.
-
     Returns:
         maps (B, T, *grid), no bias.
 
@@ -114,10 +102,6 @@ def tscam(forward_pass: ForwardPass, targets: Targets) -> Maps:
 
     Cost: one further forward pass, no gradient; in models without the paper's head, the final normalization and head
     for each cell.
-
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores to explain.
 
     Returns:
         maps (B, T, *grid), no bias.

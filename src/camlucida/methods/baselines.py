@@ -5,17 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from camlucida.methods._masking import positive
 from camlucida.methods.forward_pass import ForwardPass, Maps
+from camlucida.methods.masked_inputs import positive
 from camlucida.targets import Targets
 
 
 def random(forward_pass: ForwardPass, targets: Targets, *, seed: int = 0) -> Maps:
     """A random map over the features' grid, drawn once from ``seed``. Cost: no pass.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores, for their number.
+    Options:
         seed: of the map.
 
     Returns:
@@ -28,9 +26,7 @@ def random(forward_pass: ForwardPass, targets: Targets, *, seed: int = 0) -> Map
 def centre(forward_pass: ForwardPass, targets: Targets, *, deviation: float = 0.25) -> Maps:
     """A Gaussian around the input's centre, at the features' grid. Cost: no pass.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores, for their number.
+    Options:
         deviation: σ along each axis, in sides of the input.
 
     Returns:

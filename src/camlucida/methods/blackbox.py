@@ -13,8 +13,8 @@ from itertools import product
 import torch
 from torch import Generator, Tensor
 
-from camlucida.methods._masking import activation_of, positive, scores_of, upsampled
 from camlucida.methods.forward_pass import ForwardPass, Maps
+from camlucida.methods.masked_inputs import activation_of, positive, scores_of, upsampled
 from camlucida.targets import Activation, Targets
 
 
@@ -36,9 +36,7 @@ def rise(
 
     Cost: ``samples`` forward passes.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores to explain.
+    Options:
         samples: N; the paper takes 4000 for VGG-16 and 8000 for ResNet-50.
         cells: of a mask along each axis.
         keep: p, the chance that a cell is seen.
@@ -81,9 +79,7 @@ def occlusion(
 
     Cost: a forward pass for each cell.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores to explain.
+    Options:
         window: side in pixels; None: a seventh of the shortest side.
         stride: between windows in pixels; None: half the window.
         fill: what the window is filled with, in preprocessed units; 0 is the mean colour of a normalized input.

@@ -41,10 +41,6 @@ def eigencam(forward_pass: ForwardPass, targets: Targets) -> Maps:
 
     Cost: no further pass; an eigendecomposition of the smaller of cells × cells and C × C for each picture.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: how many maps; their scores are not used.
-
     Returns:
         maps (B, T, *grid), no bias.
     """
@@ -69,9 +65,7 @@ def kpcacam(
 
     Cost: no further pass; an eigendecomposition of cells × cells for each picture.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: how many maps; their scores are not used.
+    Options:
         kernel: see ``Kernel``; the authors' code has the sigmoid.
         gamma: the kernel's scale γ; None: one over the number of channels.
 
@@ -101,9 +95,7 @@ def fem(forward_pass: ForwardPass, targets: Targets, *, sigmas: float = 2.0) -> 
 
     Cost: no further pass.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: how many maps; their scores are not used.
+    Options:
         sigmas: K of the paper's K-sigma rule.
 
     Returns:
@@ -126,9 +118,7 @@ def dff(forward_pass: ForwardPass, targets: Targets, *, rank: int = 5) -> Maps:
 
     Cost: no further pass; ``rank`` + 1 passes through the head and the factorization.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores to explain.
+    Options:
         rank: the number of concepts at most.
 
     Returns:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from camlucida.methods._masking import activation_of, chosen, confidences, positive, unit_range, upsampled
 from camlucida.methods.forward_pass import ForwardPass, Maps
+from camlucida.methods.masked_inputs import activation_of, chosen, confidences, positive, unit_range, upsampled
 from camlucida.pytorch.explicit_attention import map_over_batches
 from camlucida.pytorch.torch_pass import each_gradient_of
 from camlucida.targets import Activation, Targets
@@ -29,9 +29,7 @@ def ablationcam(forward_pass: ForwardPass, targets: Targets, *, batch: int = 32)
     for each target. Otherwise C passes through the head: from the pooled vector where there is one, which costs next
     to nothing for a linear head with a normalization; from the features elsewhere (ViT: C times the last block).
 
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores to explain.
+    Options:
         batch: inputs whose features the head sees at once (at least those of one batch).
 
     Returns:
@@ -61,9 +59,7 @@ def reciprocam(
 
     Cost: a pass through the head for each cell.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores to explain.
+    Options:
         gaussian: keep the cell's neighbours too, under the 3-wide binomial mask (1, 2, 1)/4 along each axis.
         batch: inputs whose features the head sees at once (at least those of one batch).
         activation: what makes probabilities; None: the model's own, else softmax; "none": the scores themselves.

@@ -113,4 +113,7 @@ class Maps(NamedTuple):
 
 
 Compute: TypeAlias = "Callable[[ForwardPass, Targets], Maps]"
-"""A method: what it makes of a pass for the targets. Options beyond these have defaults; set them with ``partial``."""
+"""A method: what it makes of a pass for the targets, which are the scores to explain.
+
+Its docstring says what it costs. Options beyond these two have defaults; set them with ``partial``.
+"""

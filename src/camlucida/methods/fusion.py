@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from camlucida.errors import CamlucidaError
+from camlucida.methods.masked_inputs import upsampled
 
 UNIT = "fused over layers, in [0, 1]"
 """Of a fused map's values."""
@@ -55,7 +56,6 @@ def fused(maps: Sequence[Tensor], gamma: float = 2.0) -> Tensor:
         if math.prod(one.shape[2:]) >= SHALLOW ** (one.ndim - 2) * coarsest:
             share = (gamma * share).tanh()
         if share.shape[2:] != finest:
-            mode = ("linear", "bilinear", "trilinear")[one.ndim - 3]
-            share = torch.nn.functional.interpolate(share, finest, mode=mode, align_corners=False)
+            share = upsampled(share, finest)
         shares.append(share)
     return torch.stack(shares).amax(0)

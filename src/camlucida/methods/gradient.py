@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from camlucida.errors import MethodError, first_line
-from camlucida.methods._modes import TwiceDifferentiable
 from camlucida.methods.forward_pass import ForwardPass, Maps
+from camlucida.methods.torch_modes import TwiceDifferentiable
 from camlucida.targets import Targets
 
 
@@ -186,9 +186,14 @@ def divided(above: Tensor, below: Tensor) -> Tensor:
     return (above / below).masked_fill_(below == 0, 0)
 
 
+def weighted(weights: Tensor, features: Tensor) -> Tensor:
+    """Σ_k w_k A_k: weights (B, T, C), features (B, C, *grid) to (B, T, *grid)."""
+    return torch.bmm(weights, features.flatten(2)).reshape(*weights.shape[:2], *features.shape[2:])
+
+
 def _weighted(weights: Tensor, features: Tensor) -> Tensor:
-    """Σ_k w_k A_k: weights (B, C), features (B, C, *grid) to (B, *grid)."""
-    return torch.bmm(weights[:, None], features.flatten(2)).reshape(-1, *features.shape[2:])
+    """The same of one target: weights (B, C) to (B, *grid)."""
+    return weighted(weights[:, None], features)[:, 0]
 
 
 def _each(forward_pass: ForwardPass, targets: Targets, of: Callable[[Tensor], Tensor]) -> Tensor:

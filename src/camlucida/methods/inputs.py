@@ -9,21 +9,19 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from camlucida.errors import MethodError
-from camlucida.methods._modes import Biases, GuidedReLU
-from camlucida.methods._noise import at_least, noisy
 from camlucida.methods.forward_pass import ForwardPass, Maps
-from camlucida.methods.gradient import divided, gradcam
+from camlucida.methods.gradient import gradcam
+from camlucida.methods.masked_inputs import unit_range, upsampled
+from camlucida.methods.noisy_inputs import at_least, noisy
+from camlucida.methods.torch_modes import Biases, GuidedReLU
 from camlucida.pytorch.torch_pass import each_gradient_of
 from camlucida.targets import Targets
-
-STRENGTH = "logits per unit of input, largest of the channels, unsigned"
 
 
 def gradient(forward_pass: ForwardPass, targets: Targets) -> Maps:
@@ -44,9 +42,7 @@ def smoothgrad(
 
     Cost: 1 + ``samples`` forward passes; T ``samples`` backward passes through the whole network.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores to explain.
+    Options:
         samples: noisy inputs.
         noise: standard deviation of the noise, as a share of each picture's range (the paper: 0.1 to 0.2).
         seed: of the noise, the same for every picture.
@@ -86,9 +82,7 @@ def integrated_gradients(
 
     Cost: 2 + ``steps`` forward passes; T ``steps`` backward passes through the whole network.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores to explain.
+    Options:
         steps: of the midpoint rule.
         baseline: x_0, one value for all of its pixels.
 
@@ -135,7 +129,7 @@ def guided_gradcam(forward_pass: ForwardPass, targets: Targets) -> Maps:
         MethodError: the model has no ReLU.
     """
     guided = _strongest(_guided(forward_pass, targets))
-    return Maps(guided * _resized(gradcam(forward_pass, targets).maps.relu(), tuple(guided.shape[2:])), None)
+    return Maps(guided * upsampled(gradcam(forward_pass, targets).maps.relu(), guided.shape[2:]), None)
 
 
 def fullgrad(forward_pass: ForwardPass, targets: Targets) -> Maps:
@@ -154,7 +148,7 @@ def fullgrad(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """
     maps, bias = [], []
     for parts, rest in _full_gradients(forward_pass, targets):
-        maps.append(torch.stack([_spread(part.sum(1), tuple(forward_pass.inputs.shape[2:])) for part in parts]).sum(0))
+        maps.append(torch.stack([_spread(part.sum(1), forward_pass.inputs.shape[2:]) for part in parts]).sum(0))
         bias.append(rest)
     return Maps(torch.stack(maps, 1), torch.stack(bias, 1))
 
@@ -172,10 +166,8 @@ def fullgrad_saliency(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """
     maps = []
     for parts, _ in _full_gradients(forward_pass, targets):
-        layers = [
-            _resized(_scaled(part.abs()).sum(1)[:, None], tuple(forward_pass.inputs.shape[2:]))[:, 0] for part in parts
-        ]
-        maps.append(torch.stack(layers).sum(0))
+        layers = [upsampled(unit_range(part.abs()).sum(1)[:, None], forward_pass.inputs.shape[2:]) for part in parts]
+        maps.append(torch.stack(layers).sum(0)[:, 0])
     return Maps(torch.stack(maps, 1), None)
 
 
@@ -184,9 +176,9 @@ def _full_gradients(forward_pass: ForwardPass, targets: Targets) -> Iterator[tup
     leaf = forward_pass.inputs.detach().clone().requires_grad_()
     with torch.enable_grad(), Biases(leaf) as biases:
         scores = targets.of(forward_pass.forward(leaf))
-    for one in each_gradient_of(scores, leaf):
+    for gradient_of_input in each_gradient_of(scores, leaf):
         parts, rest = biases.take()
-        yield [(one * forward_pass.inputs).to(scores.dtype), *parts], rest
+        yield [(gradient_of_input * forward_pass.inputs).to(scores.dtype), *parts], rest
 
 
 def _gradients(forward_pass: ForwardPass, targets: Targets, inputs: Tensor | None = None) -> Tensor:
@@ -196,13 +188,13 @@ def _gradients(forward_pass: ForwardPass, targets: Targets, inputs: Tensor | Non
 
 def _guided(forward_pass: ForwardPass, targets: Targets) -> Tensor:
     with GuidedReLU() as mode:
-        made = _gradients(forward_pass, targets)
+        gradients = _gradients(forward_pass, targets)
     if not mode.seen:
         raise MethodError(
             "guided backpropagation needs a model with ReLUs, and this one calls none (there is no rule for GELU or "
             "SiLU); try smoothgrad or integrated-gradients"
         )
-    return made
+    return gradients
 
 
 def _precise(tensor: Tensor, forward_pass: ForwardPass) -> Tensor:
@@ -219,21 +211,9 @@ def _strongest(gradients: Tensor) -> Tensor:
     return gradients.abs().amax(2)
 
 
-def _scaled(layer: Tensor) -> Tensor:
-    """Each picture's layer (B, C, *grid) as a whole to [0, 1]; constant ones to 0."""
-    axes = tuple(range(1, layer.ndim))
-    low, high = layer.amin(axes, keepdim=True), layer.amax(axes, keepdim=True)
-    return divided(layer - low, high - low)
-
-
-def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Half-pixel linear resizing of maps (B, T, *grid) to (B, T, *size)."""
-    return interpolate(maps, size, mode=("linear", "bilinear", "trilinear")[len(size) - 1], align_corners=False)
-
-
-def _spread(grid: Tensor, size: tuple[int, ...]) -> Tensor:
+def _spread(grid: Tensor, size: Sequence[int]) -> Tensor:
     """Maps (B, *grid) resized to (B, *size), each cell's value shared among its pixels: every map's sum is kept."""
     share = grid[0].numel() / math.prod(size)
-    large = _resized(grid[:, None], size)[:, 0] * share
+    large = upsampled(grid[:, None], size)[:, 0] * share
     missing = (grid.flatten(1).sum(1) - large.flatten(1).sum(1)) / large[0].numel()
     return large + missing.reshape(-1, *([1] * len(size)))

@@ -29,10 +29,6 @@ def cam(forward_pass: ForwardPass, targets: Targets) -> Maps:
 
     Cost: one forward pass. All K classes: K·C·h·w multiply-adds; T classes: T backward passes through the head alone.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores to explain.
-
     Returns:
         maps (B, T, *grid) and bias (B, T).
     """

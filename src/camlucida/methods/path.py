@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from camlucida.methods._noise import at_least, noisy
 from camlucida.methods.forward_pass import ForwardPass, Maps
-from camlucida.methods.gradient import divided
+from camlucida.methods.gradient import divided, weighted
+from camlucida.methods.noisy_inputs import at_least, noisy
 from camlucida.targets import Targets
 
 
@@ -26,9 +26,7 @@ def smoothgradcam_plus_plus(
     Cost: 1 + ``samples`` forward passes, each with T backward passes through the head; memory for three means of the
     gradients, (B, T, C, *grid).
 
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores to explain.
+    Options:
         samples: noisy inputs.
         noise: standard deviation of the noise, as a share of each picture's range.
         seed: of the noise, the same for every picture.
@@ -54,7 +52,7 @@ def smoothgradcam_plus_plus(
     assert scale is not None
     alpha = divided(second, 2 * second + scale * total * third)
     weights = (scale * alpha * first.relu()).sum(3)
-    return Maps(_weighted(weights, forward_pass.features), None)
+    return Maps(weighted(weights, forward_pass.features), None)
 
 
 def integrated_gradcam(forward_pass: ForwardPass, targets: Targets, *, steps: int = 50, baseline: float = 0.0) -> Maps:
@@ -66,9 +64,7 @@ def integrated_gradcam(forward_pass: ForwardPass, targets: Targets, *, steps: in
 
     Cost: 1 + ``steps`` forward passes, all but one with T backward passes through the head.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores to explain.
+    Options:
         steps: of the Riemann sum.
         baseline: x_0, one value for all of its pixels.
 
@@ -86,10 +82,5 @@ def integrated_gradcam(forward_pass: ForwardPass, targets: Targets, *, steps: in
         way = step / steps
         at = forward_pass if step == steps else forward_pass.again(start + way * (forward_pass.inputs - start))
         weights = torch.stack([gradient.flatten(2).mean(2) for gradient, _ in at.each_gradient(targets.of)], 1)
-        maps = maps + _weighted(weights, at.features - nothing).relu() / steps
+        maps = maps + weighted(weights, at.features - nothing).relu() / steps
     return Maps(maps, None)
-
-
-def _weighted(weights: Tensor, features: Tensor) -> Tensor:
-    """Σ_k w_k A_k: weights (B, T, C), features (B, C, *grid) to (B, T, *grid)."""
-    return torch.bmm(weights, features.flatten(2)).reshape(*weights.shape[:2], *features.shape[2:])

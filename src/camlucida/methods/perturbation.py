@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from camlucida.errors import MethodError
-from camlucida.methods._masking import (
+from camlucida.methods.forward_pass import ForwardPass, Maps
+from camlucida.methods.masked_inputs import (
     activation_of,
     blurred,
     confidences,
@@ -25,7 +26,6 @@ from camlucida.methods._masking import (
     upsampled,
     varying,
 )
-from camlucida.methods.forward_pass import ForwardPass, Maps
 from camlucida.targets import Activation, Targets
 
 Variant = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -41,9 +41,7 @@ def scorecam(forward_pass: ForwardPass, targets: Targets, *, batch: int = 32, ac
 
     Cost: a forward pass for each channel that is not constant, and one for the empty input.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores to explain.
+    Options:
         batch: masked inputs in the network at once.
         activation: "softmax" or "sigmoid" takes f on probabilities, "none" on logits.
 
@@ -88,9 +86,7 @@ def sscam(
 
     Cost: ``samples`` times Score-CAM's.
 
-    Args:
-        forward_pass: the forward pass.
-        targets: the scores to explain.
+    Options:
         on: where the noise goes: "masks" is the paper's type 1, "inputs" its type 2.
         samples: N.
         deviation: σ of the noise.

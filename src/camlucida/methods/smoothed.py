@@ -1,4 +1,4 @@
-"""Methods around other methods: maps averaged over changes of the input that should not matter."""
+"""Any method smoothed: maps averaged over changes of the input that should not matter."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from camlucida.errors import MethodError
+from camlucida.images.symmetries import transformed, undone
 from camlucida.methods.forward_pass import Compute, ForwardPass, Maps
-from camlucida.methods.registry import Method, find_method
+from camlucida.methods.registry import Method, Need, find_method
 from camlucida.targets import Targets
 
 
@@ -59,6 +60,11 @@ class Smoothed:
         return f"{self.method.name} (smoothed)"
 
     @property
+    def needs(self) -> tuple[Need, ...]:
+        """Of a pass."""
+        return self.method.needs
+
+    @property
     def unit(self) -> str:
         """Of the maps."""
         return self.method.unit
@@ -66,19 +72,18 @@ class Smoothed:
     def __call__(self, forward_pass: ForwardPass, targets: Targets) -> Maps:
         """Maps (B, T, *grid), the bias (B, T) if the method gives one, and the mean scores (B, T)."""
         parts = [
-            self._seen(forward_pass, targets, *how)
+            self._maps_of(forward_pass, targets, *how)
             for how in itertools.product(self.gains, (False, True)[: 1 + self.flips])
         ]
         biases = [part.bias for part in parts if part.bias is not None]
         scores = [part.scores for part in parts if part.scores is not None]
         return Maps(_mean([part.maps for part in parts]), _mean(biases) if biases else None, _mean(scores))
 
-    def _seen(self, forward_pass: ForwardPass, targets: Targets, gain: float, flip: bool) -> Maps:
-        inputs = forward_pass.inputs.flip(-1) if flip else forward_pass.inputs
-        other = forward_pass if gain == 1 and not flip else forward_pass.again(inputs * gain)
-        made = self.method.compute(other, targets)
-        scores = targets.of(other.logits) if made.scores is None else made.scores
-        return Maps(made.maps.flip(-1) if flip else made.maps, made.bias, scores)
+    def _maps_of(self, forward_pass: ForwardPass, targets: Targets, gain: float, flip: bool) -> Maps:
+        same = gain == 1 and not flip
+        other = forward_pass if same else forward_pass.again(transformed(forward_pass.inputs, 0, flip) * gain)
+        maps, bias, scores = self.method.compute(other, targets)
+        return Maps(undone(maps, 0, flip), bias, targets.of(other.logits) if scores is None else scores)
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from camlucida.onnx.feature_search import Cut, find_cut
 from camlucida.onnx.graph_cut import Route, route_of, showing
 from camlucida.onnx.session import OnnxSession
 from camlucida.pytorch.head import Kind
-from camlucida.targets import Activation, Score
+from camlucida.targets import Activation
 
 
 class OnnxClassifier:
@@ -147,35 +147,11 @@ class OnnxPass:
         logits: Tensor = _Graph.apply(tensor, run, self._refuse)  # type: ignore[no-untyped-call]
         return logits
 
-    # --- what only a network in PyTorch gives -------------------------------------------------------------------------
-
-    def pooled_head(self, *, frozen: bool = True) -> NoReturn:
-        """Refused: a graph's head is known by its values alone."""
+    def _refused(self, *_: Any, **__: Any) -> NoReturn:
+        """What only a network in PyTorch gives."""
         self._refuse()
 
-    def frozen_statistics(self) -> NoReturn:
-        """Refused."""
-        self._refuse()
-
-    def gradients(self, score: Score, statistics: object = None) -> NoReturn:
-        """Refused."""
-        self._refuse()
-
-    def each_gradient(self, score: Score, statistics: object = None) -> NoReturn:
-        """Refused."""
-        self._refuse()
-
-    def input_gradients(self, score: Score, inputs: Tensor | None = None) -> NoReturn:
-        """Refused."""
-        self._refuse()
-
-    def at_zero(self, score: Score, statistics: object = None) -> NoReturn:
-        """Refused."""
-        self._refuse()
-
-    def attention(self, *, gradients: bool) -> NoReturn:
-        """Refused."""
-        self._refuse()
+    pooled_head = frozen_statistics = at_zero = gradients = each_gradient = input_gradients = attention = _refused
 
 
 class _Graph(torch.autograd.Function):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -32,14 +31,6 @@ def _blaming_the_model(batch: Tensor) -> Iterator[None]:
         raise ModelError(f"the model failed on input {tuple(batch.shape)}: {why}") from error
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """What decides where a pass is cut: the input's shape without its batch axis, and its type."""
-
-    input: tuple[int, ...]
-    dtype: torch.dtype
-
-
 class TorchEngine:
     """A torch classifier prepared for explaining: finds its split once per input shape, then runs passes.
 
@@ -57,7 +48,8 @@ class TorchEngine:
         weight = next((p for p in self.model.parameters() if p.is_floating_point()), None)
         self.device = torch.device("cpu") if weight is None else weight.device
         self.dtype = torch.float32 if weight is None else weight.dtype
-        self._splits: dict[_Shape, tuple[Split, ...]] = {}
+        # by what decides where a pass is cut: the input's shape without its batch axis, and its type
+        self._splits: dict[tuple[tuple[int, ...], torch.dtype], tuple[Split, ...]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -106,7 +98,7 @@ class TorchEngine:
             yield inputs.clone() if inputs.is_inference() else inputs
 
     def _splits_for(self, batch: Tensor, *, fresh: bool = False) -> tuple[Split, ...]:
-        shape = _Shape(tuple(batch.shape[1:]), batch.dtype)
+        shape = (tuple(batch.shape[1:]), batch.dtype)
         with self._lock:
             if fresh or shape not in self._splits:
                 two = batch[:2].clone() if len(batch) > 1 else torch.cat((batch, batch.flip(-1)))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from camlucida.pytorch.explicit_attention import ExplicitAttention
 from camlucida.pytorch.grid import candidates
 from camlucida.pytorch.tape import name_of, tensors_in
 
@@ -55,19 +56,14 @@ def _is_relu(name: str, args: Any, kwargs: Any) -> bool:
     return name in ("clamp", "clamp_", "clip") and isinstance(first, int | float) and first == 0
 
 
-class TwiceDifferentiable(TorchFunctionMode):
-    """Attention by plain matrix products, hardsigmoid by a clamp: their kernels have no second derivative."""
+class TwiceDifferentiable(ExplicitAttention):
+    """Attention written out, hardsigmoid as a clamp: their kernels have no second derivative."""
 
     def __torch_function__(self, func: Call, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
         """Run the call, written out where its kernel has one derivative only."""
-        kwargs = kwargs or {}
-        if name_of(func) == "scaled_dot_product_attention":
-            return torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
         if name_of(func) == "hardsigmoid":
             return (args[0] + 3).clamp(0, 6) / 6
-        if name_of(func) == "multi_head_attention_forward":
-            kwargs = {**kwargs, "need_weights": True}
-        return func(*args, **kwargs)
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 class Biases(TorchFunctionMode):
@@ -104,11 +100,11 @@ class Biases(TorchFunctionMode):
         with torch.no_grad():
             bias, axis = self._bias_of(name, func, args, kwargs)
         result = func(*args, **kwargs)
-        made = [] if isinstance(result, torch.Size) else list(tensors_in(result))
+        outputs = [] if isinstance(result, torch.Size) else list(tensors_in(result))
         if name == "__setitem__":
-            made = [args[0]]
-        self._alive += made
-        self._dependent.update(map(id, made))
+            outputs = [args[0]]
+        self._alive += outputs
+        self._dependent.update(map(id, outputs))
         if bias is not None and isinstance(result, Tensor) and result.requires_grad:
             result.register_hook(partial(self._collect, bias, axis))  # type: ignore[no-untyped-call]
         return result
@@ -133,7 +129,7 @@ class Biases(TorchFunctionMode):
 
     def _added(self, name: str, args: Any, kwargs: Any) -> Tensor | None:
         """The constant in a sum or difference."""
-        where = [i for i, one in enumerate(args[:2]) if not (isinstance(one, Tensor) and id(one) in self._dependent)]
+        where = [i for i, term in enumerate(args[:2]) if not (isinstance(term, Tensor) and id(term) in self._dependent)]
         if len(args) < 2 or len(where) != 1:
             return None
         constant = args[where[0]]
@@ -145,12 +141,12 @@ class Biases(TorchFunctionMode):
     def _collect(self, bias: Tensor, axis: int | None, gradient: Tensor) -> None:
         product = gradient.detach() * bias.detach().to(gradient)
         count = product.shape[0] if product.ndim else 0
-        layouts = candidates(product.shape, self._batch, self._space)
         channels = None if axis is None else axis % product.ndim
-        layouts = [one for one in layouts if channels in (None, one.channel_axis)]
-        if layouts:
-            self._parts.append(layouts[0].on_grid(product))
-            product = layouts[0].tokens(product)[:, :, : layouts[0].prefix]
+        layouts = candidates(product.shape, self._batch, self._space)
+        layout = next((layout for layout in layouts if channels in (None, layout.channel_axis)), None)
+        if layout is not None:
+            self._parts.append(layout.on_grid(product))
+            product = layout.prefix_tokens(product)
         elif not count or count % self._batch:
             return  # no batch axis: nothing says whose it is
         self._rest = self._rest + product.reshape(self._batch, -1).sum(1)

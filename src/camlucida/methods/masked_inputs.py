@@ -11,7 +11,7 @@ from torch.nn.functional import conv1d, interpolate, pad
 
 from camlucida.errors import MethodError
 from camlucida.methods.forward_pass import ForwardPass
-from camlucida.targets import Activation, Targets
+from camlucida.targets import Activation, Targets, default_activation
 
 
 def positive(method: str, **counts: float) -> None:
@@ -37,7 +37,7 @@ def upsampled(maps: Tensor, space: Sequence[int]) -> Tensor:
 
 
 def unit_range(masks: Tensor) -> Tensor:
-    """Each mask (N, 1, *space) shifted and scaled to [0, 1]; constant ones become 0. Differentiable.
+    """Each mask (N, C, *space), as a whole, shifted and scaled to [0, 1]; constant ones become 0. Differentiable.
 
     Example:
         >>> unit_range(torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0]])[:, None]).squeeze(1)
@@ -72,8 +72,8 @@ def blurred(inputs: Tensor, deviation: float, radius: int) -> Tensor:
 
 
 def activation_of(forward_pass: ForwardPass, asked: Activation | None) -> Activation:
-    """How logits become confidences: as asked, else as the model itself does, else softmax (sigmoid for one logit)."""
-    return asked or forward_pass.split.activation or ("sigmoid" if forward_pass.logits.shape[1] == 1 else "softmax")
+    """How logits become confidences: as asked, else as the model itself does, else its default."""
+    return asked or forward_pass.split.activation or default_activation(forward_pass.logits.shape[1])
 
 
 def confidences(targets: Targets, logits: Tensor, activation: Activation) -> Tensor:
@@ -109,10 +109,10 @@ def scores_of(
     batch: int,
     activation: Activation,
 ) -> Tensor:
-    """Confidences (N, T) of N perturbed inputs, made and forward_pass through the network ``batch`` at a time.
+    """Confidences (N, T) of N perturbed inputs, made and passed through the network ``batch`` at a time.
 
     Args:
-        forward_pass: the forward pass of the B pictures.
+        forward_pass: the forward pass.
         targets: theirs.
         pictures: (N,), which picture each perturbed input was.
         make: from positions (n,) among the N to perturbed inputs (n, C, *space).
