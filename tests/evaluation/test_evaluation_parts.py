@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from camlucida.boxes.calibration import Calibration
 from camlucida.boxes.localize import iou
 from camlucida.evaluation.accuracy import Accuracy
 from camlucida.evaluation.bootstrap import Bootstrap, interval
@@ -12,7 +13,9 @@ from camlucida.evaluation.cases import chosen
 from camlucida.evaluation.centre_baselines import centre_map, centre_overlaps, counted
 from camlucida.evaluation.findings import Baseline, Figure, Value
 from camlucida.evaluation.grid_pointing import Known, asked, layouts
-from camlucida.evaluation.verdict import warnings
+from camlucida.evaluation.labelled_map import CountingSettings
+from camlucida.evaluation.measures import ACCURACY, CLASSES, FIGURES, GRID, MEASURES
+from camlucida.evaluation.verdict import CLAIMS, warnings
 from camlucida.metrics import MaxBoxAcc, PointingGame, PxAP, box_overlaps
 
 
@@ -193,3 +196,18 @@ def test_cases_are_the_best_the_middle_and_the_worst_and_none_twice():
     for count in range(1, 30):
         indices = [index for _, index in chosen(np.linspace(0, 1, count))]
         assert len(set(indices)) == len(indices)
+
+
+def test_the_tables_name_everything_once_and_lack_nothing():
+    """Counters and figures have names of their own; figures and baselines read counters that are counted."""
+    every = (*MEASURES, ACCURACY, CLASSES, GRID)
+    assert len({measure.name for measure in every}) == len(every)
+    assert len({spec.key for spec in FIGURES}) == len(FIGURES)
+    for spec in FIGURES:
+        for measure in (spec.measure, *(one.measure for one in spec.baselines)):
+            assert measure in every or isinstance(measure, float), spec.key
+    assert set(CLAIMS) <= {spec.key for spec in FIGURES}
+    settings = CountingSettings("exact", Calibration(), 3)
+    for measure in every:
+        metric = measure.make(settings)
+        assert (metric + measure.make(settings)).settings == metric.settings

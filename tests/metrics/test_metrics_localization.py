@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import subprocess
 import sys
@@ -18,15 +19,23 @@ SIZE = 224
 TAUS = [i * 0.001 for i in range(1000)]
 
 
-def slow_boxes(heatmap, tau, parts):
-    """The benchmark's boxes at one threshold: 8 bits, strictly above, contours, exclusive corners kept in the map."""
+def slow_image(heatmap):
+    """The benchmark's 8 bits of a map."""
     values = heatmap.astype(np.float64)
     values = values - values.min()
     if values.max() > 0:
         values = values / values.max()
-    image = (values * 255).astype(np.uint8)
-    binary = np.where(image > int(tau * int(image.max())), 255, 0).astype(np.uint8)
-    lines = cv2.findContours(binary, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
+    return (values * 255).astype(np.uint8)
+
+
+def slow_contours(image, tau):
+    """What is strictly above one threshold."""
+    above = image > int(tau * int(image.max()))
+    return cv2.findContours(above.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
+
+
+def slow_boxes(lines, image, parts):
+    """The benchmark's boxes of contours: exclusive corners kept in the map."""
     if not lines:
         return [(0, 0, 0, 0)]
     if parts == "largest":
@@ -42,16 +51,25 @@ def slow_iou(a, b):
     return across / (areas[0] + areas[1] - across)
 
 
-def slow_overlaps(heatmap, truth, parts, memory):
-    """The best IoU at each of the 1000 thresholds; boxes of a binary map are looked up only once."""
-    truth = [tuple(int(value) for value in box) for box in truth]
-    best = []
+def slow_best(found, truth):
+    """The best IoU of any box with any true one, cut to integers: ``slow_iou`` of all pairs."""
+    a, b = np.array(found)[:, None], np.trunc(truth)[None]
+    sides = np.maximum(0, np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1)
+    areas = [np.prod(box[..., 2:] - box[..., :2] + 1, axis=-1) for box in (a, b)]
+    across = sides.prod(axis=-1)
+    return float((across / (areas[0] + areas[1] - across)).max())
+
+
+def slow_overlaps(heatmap, truth):
+    """The best IoU of all parts and of the largest at each of the 1000 thresholds; each 8-bit level is cut once."""
+    image, best = slow_image(heatmap), {}
     for tau in TAUS:
         level = int(tau * 255)
-        if level not in memory:
-            memory[level] = slow_boxes(heatmap, tau, parts)
-        best.append(max(slow_iou(a, b) for a in set(memory[level]) for b in truth))
-    return best
+        if level not in best:
+            lines = slow_contours(image, tau)
+            best[level] = [slow_best(slow_boxes(lines, image, parts), truth) for parts in ("all", "largest")]
+    curves = np.array([best[int(tau * 255)] for tau in TAUS])
+    return {"all": curves[:, 0], "largest": curves[:, 1]}
 
 
 def grid_maps(rng, grid, count, size=SIZE):
@@ -75,16 +93,22 @@ def some_boxes(rng, count, size=SIZE):
     return corners.reshape(count, 4)
 
 
-@pytest.mark.parametrize("parts", ["all", "largest"])
-@pytest.mark.parametrize(("grid", "count"), [(7, 70), (14, 70), (28, 60), (224, 4)])
-def test_protocol_is_the_benchmark_on_maps_of_every_grid(grid, count, parts):
+@functools.cache
+def grid_cases(grid, count):
+    """Maps of a grid, true boxes, and what the slow reference says of them: made once for all tests."""
     rng = np.random.default_rng(grid)
     maps = list(grid_maps(rng, grid, count))
     if grid == 224:  # noise, smoothed a little for all but one: tens of thousands of contours
         maps = [cv2.GaussianBlur(values, (0, 0), sigma) for values, sigma in zip(maps, (0.1, 2, 4, 8), strict=True)]
     truth = [some_boxes(rng, 1 + i % 4) for i in range(count)]
-    memories = [{} for _ in maps]
-    expected = np.array([slow_overlaps(*case, parts, m) for *case, m in zip(maps, truth, memories, strict=True)])
+    return maps, truth, [slow_overlaps(*case) for case in zip(maps, truth, strict=True)]
+
+
+@pytest.mark.parametrize("parts", ["all", "largest"])
+@pytest.mark.parametrize(("grid", "count"), [(7, 70), (14, 70), (28, 60), (224, 4)])
+def test_protocol_is_the_benchmark_on_maps_of_every_grid(grid, count, parts):
+    maps, truth, curves_of = grid_cases(grid, count)
+    expected = np.array([curves[parts] for curves in curves_of])
     got = [metrics.box_overlaps(*case, parts=parts) for case in zip(maps, truth, strict=True)]
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
 
@@ -103,19 +127,32 @@ def test_the_slow_reference_without_its_memory_agrees(parts):
     rng = np.random.default_rng(5)
     for values in grid_maps(rng, 9, 4, size=40):
         truth = some_boxes(rng, 2, 40)
-        cut = [tuple(int(value) for value in box) for box in truth]
-        plain = [max(slow_iou(a, b) for a in slow_boxes(values, tau, parts) for b in cut) for tau in TAUS]
+        image, cut = slow_image(values), [tuple(int(value) for value in box) for box in truth]
+        plain = [
+            max(slow_iou(a, b) for a in slow_boxes(slow_contours(image, tau), image, parts) for b in cut)
+            for tau in TAUS
+        ]  # fmt: skip
         np.testing.assert_allclose(metrics.box_overlaps(values, truth, parts=parts), plain, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(slow_overlaps(values, truth)[parts], plain, rtol=0, atol=1e-12)
+
+
+@functools.cache
+def noise_cases(shape):
+    """Maps of few levels, true boxes, and what the slow reference says of them."""
+    rng = np.random.default_rng(shape[0] * 100 + shape[1])
+    cases = []
+    for levels in (2, 3, 5, 50):
+        values = rng.integers(0, levels, shape).astype(np.float64)
+        truth = some_boxes(rng, 3, max(shape))
+        cases.append((values, truth, slow_overlaps(values, truth)))
+    return cases
 
 
 @pytest.mark.parametrize("parts", ["all", "largest"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 7), (12, 9), (30, 31)])
 def test_protocol_on_small_noise_with_many_ties(shape, parts):
-    rng = np.random.default_rng(shape[0] * 100 + shape[1])
-    for levels in (2, 3, 5, 50):
-        values = rng.integers(0, levels, shape).astype(np.float64)
-        truth = some_boxes(rng, 3, max(shape))
-        expected = slow_overlaps(values, truth, parts, {})
+    for values, truth, curves in noise_cases(shape):
+        expected = curves[parts]
         if np.ptp(values) == 0:
             expected = [max(slow_iou((0, 0, 0, 0), [int(v) for v in box]) for box in truth)] * 1000
         np.testing.assert_allclose(metrics.box_overlaps(values, truth, parts=parts), expected, rtol=0, atol=1e-9)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from camlucida.evaluation.findings import Baseline, Figure
 
 _READS = "the network probably reads something other than the object"
-_CLAIMS = {
+CLAIMS = {
     "pointing_strict": ("The maps point {} the picture's centre", _READS),
     "max_box_acc": ("At their best threshold the boxes are {} {}", _READS),
     "gt_known": ("At the operating point the boxes are {} {}", "the threshold may not suit: calibrate it"),
@@ -47,7 +47,7 @@ def warnings(figures: Sequence[Figure]) -> tuple[str, ...]:
     """
     known = {figure.key: figure for figure in figures if figure.baselines}
     found: list[tuple[int, str]] = []
-    for key in _CLAIMS:
+    for key in CLAIMS:
         if key not in known or known[key].value.value == 1:  # nothing is above a perfect score
             continue
         beside = max(known[key].baselines, key=lambda one: one.value.value)
@@ -68,7 +68,7 @@ def _grade(beside: Baseline) -> int:
 
 
 def _sentence(figure: Figure, beside: Baseline, grade: int) -> str:
-    claim, reason = _CLAIMS[figure.key]
+    claim, reason = CLAIMS[figure.key]
     if figure.key == "energy":
         name, words = _ENERGY[beside.name], ("LESS", "no more", "not clearly more")
     else:
