@@ -29,8 +29,8 @@ def arguments(options: Options) -> list[str]:
     """``{"label-smoothing": 0.1, "regularizer": ["has"]}`` as the command line has it."""
     words = []
     for name, value in options.items():
-        for one in value if isinstance(value, list) else [value]:
-            words += [f"--{name}"] if one is True else [f"--{name}", str(one)]
+        for choice in value if isinstance(value, list) else [value]:
+            words += [f"--{name}"] if choice is True else [f"--{name}", str(choice)]
     return words
 
 
@@ -66,7 +66,7 @@ def one_run(recipe: Options, run: Options, seed: int, data: Path, runs: Path) ->
         finish(["localizer", str(folder), source, "-o", str(second), *arguments(run["localizer"])], log)
         judging += ["--localizer", str(second)]
     finish(judging, log)
-    found = json.loads((report / "evaluation.json").read_text())
+    evaluation = json.loads((report / "evaluation.json").read_text())
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     entry = {
         "run": run["name"], "of": run.get("of"), "seed": seed, "seconds": round(sum(row["seconds"] for row in rows), 1),
@@ -74,11 +74,11 @@ def one_run(recipe: Options, run: Options, seed: int, data: Path, runs: Path) ->
         "train": " ".join(["camlucida", *training]).replace(str(data), "DATA").replace(str(runs), "RUNS"),
         "evaluate": " ".join(["camlucida", *judging]).replace(str(data), "DATA").replace(str(runs), "RUNS"),
         "parameters": parameters(folder / "model.safetensors"), "training accuracy": rows[-1]["accuracy"],
-        "calibration": found["calibration"]["in words"], "warnings": found["warnings"],
-        "figures": {figure["key"]: figure["value"] for figure in found["figures"]},
+        "calibration": evaluation["calibration"]["in words"], "warnings": evaluation["warnings"],
+        "figures": {figure["key"]: figure["value"] for figure in evaluation["figures"]},
         "baselines": {
             f"{figure['key']}, {baseline['name']}": baseline["value"]["value"]
-            for figure in found["figures"] for baseline in figure["baselines"]
+            for figure in evaluation["figures"] for baseline in figure["baselines"]
         },
     }  # fmt: skip
     entry_file.write_text(json.dumps(entry, indent=1))
@@ -109,11 +109,11 @@ def table(recipe: Options, entries: list[Options]) -> str:
     for name in dict.fromkeys(entry["run"] for entry in entries):
         own = [entry for entry in entries if entry["run"] == name]
         cells = [cell([number(entry, key) for entry in own], key) + interval(own, key) for key in columns]
-        lines.append(f"| {name} | {len(own)} | {' | '.join(cells)} | {mean(one['seconds'] for one in own):.0f} |")
+        lines.append(f"| {name} | {len(own)} | {' | '.join(cells)} | {mean(entry['seconds'] for entry in own):.0f} |")
     for name in dict.fromkeys(key.rpartition(", ")[2] for key in entries[0]["baselines"]):
-        found = [entries[0]["baselines"].get(f"{key}, {name}") for key in columns]
-        if any(one is not None for one in found):
-            cells = ["" if one is None else f"{100 * one:.1f}" for one in found]
+        values = [entries[0]["baselines"].get(f"{key}, {name}") for key in columns]
+        if any(value is not None for value in values):
+            cells = ["" if value is None else f"{100 * value:.1f}" for value in values]
             lines.append(f"| *{name}* | | {' | '.join(cells)} | |")
     return "\n".join(lines) + "\n"
 
@@ -141,8 +141,8 @@ def cell(values: list[float | None], key: str) -> str:
 
 def interval(entries: list[Options], key: str) -> str:
     """The bootstrap interval of a figure, averaged over seeds; nothing where it has none."""
-    found = [entry["figures"][key] for entry in entries if key in entry["figures"]]
-    ends = [[one[end] for one in found if one.get(end) is not None] for end in ("low", "high")]
+    figures = [entry["figures"][key] for entry in entries if key in entry["figures"]]
+    ends = [[figure[end] for figure in figures if figure.get(end) is not None] for end in ("low", "high")]
     return f" ({100 * mean(ends[0]):.1f} to {100 * mean(ends[1]):.1f})" if all(ends) else ""
 
 
@@ -154,21 +154,22 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of runs")
     parser.add_argument("--seeds", nargs="*", type=int, help="instead of the recipe's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
-    given = parser.parse_args()
-    recipe = tomllib.loads((given.recipe / "recipe.toml").read_text())
-    given.runs.mkdir(parents=True, exist_ok=True)
-    wanted = [run for run in recipe["run"] if not given.only or run["name"] in given.only]
+    options = parser.parse_args()
+    recipe = tomllib.loads((options.recipe / "recipe.toml").read_text())
+    options.runs.mkdir(parents=True, exist_ok=True)
+    wanted = [run for run in recipe["run"] if not options.only or run["name"] in options.only]
     work = [
-        (run, seed) for seed in given.seeds or recipe["seeds"] for run in wanted if seed in run.get("seeds", [seed])
+        (run, seed) for seed in options.seeds or recipe["seeds"] for run in wanted if seed in run.get("seeds", [seed])
     ]
-    with ThreadPoolExecutor(given.jobs) as jobs:
-        list(jobs.map(lambda one: one_run(recipe, *one, given.data, given.runs), work))
+    with ThreadPoolExecutor(options.jobs) as jobs:
+        list(jobs.map(lambda run_and_seed: one_run(recipe, *run_and_seed, options.data, options.runs), work))
     order = {run["name"]: place for place, run in enumerate(recipe["run"])}
-    stored = [json.loads(path.read_text()) for path in given.runs.glob("*-*.json")]
-    entries = sorted((one for one in stored if one["run"] in order), key=lambda one: (order[one["run"]], one["seed"]))
-    (given.recipe / "results.json").write_text(json.dumps(entries, indent=1) + "\n")
+    stored = [json.loads(path.read_text()) for path in options.runs.glob("*-*.json")]
+    entries = [entry for entry in stored if entry["run"] in order]
+    entries.sort(key=lambda entry: (order[entry["run"]], entry["seed"]))
+    (options.recipe / "results.json").write_text(json.dumps(entries, indent=1) + "\n")
     text = table(recipe, entries)
-    (given.recipe / "table.md").write_text(text)
+    (options.recipe / "table.md").write_text(text)
     print(text)
 
 

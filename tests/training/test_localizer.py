@@ -26,8 +26,9 @@ from camlucida.data.record import Dataset, Record, Truth
 from camlucida.errors import ModelError, TrainingError
 from camlucida.evaluation import evaluate
 from camlucida.images.preprocess import Preprocess
+from camlucida.training.augment import moved
 from camlucida.training.box_localizer import LocalizerConfig, open_localizer
-from camlucida.training.box_regression import box_loss, centres, decoded, moved, overlap
+from camlucida.training.box_regression import box_loss, centres, decoded, overlap
 from camlucida.training.config import Augment, TrainConfig
 from camlucida.training.localizer_training import fit_localizer
 from camlucida.training.network import make_network

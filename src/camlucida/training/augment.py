@@ -1,4 +1,4 @@
-"""Augmentations of one picture by name: one visible dict. What is drawn depends on the given generator alone."""
+"""Augmentations of one picture by name: one visible dict. What is drawn depends on the generator alone."""
 
 from __future__ import annotations
 
@@ -25,20 +25,12 @@ def none(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
 
 def flips(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
     """Mirrored left to right half of the time."""
-    resized = _resized(picture, size)
-    return resized[:, ::-1] if rng.random() < 0.5 else resized
+    return mirrored(_resized(picture, size), NOWHERE, rng)[0]
 
 
 def dihedral(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
     """One of the square's eight symmetries, moved by up to a twelfth of its side; what comes in is mirrored."""
-    resized = _resized(picture, size)
-    most = size // 12
-    x, y = rng.integers(2 * most + 1, size=2)
-    if most:
-        wide = cv2.copyMakeBorder(resized, most, most, most, most, cv2.BORDER_REFLECT_101)
-        resized = wide[y : y + size, x : x + size]
-    turned = np.rot90(resized, int(rng.integers(4)))
-    return turned[:, ::-1] if rng.random() < 0.5 else turned
+    return moved(_resized(picture, size), NOWHERE, "dihedral", rng)[0]
 
 
 def affine(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
@@ -49,10 +41,9 @@ def affine(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
     angle, log_scale, log_gain = rng.uniform(-0.5, 0.5), rng.uniform(-0.25, 0.25), rng.uniform(-0.25, 0.25)
     matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), np.degrees(angle), np.exp(log_scale))
     matrix[:, 2] += rng.uniform(-size / 12, size / 12, 2)
-    moved = cv2.warpAffine(np.ascontiguousarray(resized), matrix, (size, size), borderMode=cv2.BORDER_REFLECT_101)
-    bright: Pixels = np.clip(moved * np.float32(np.exp(log_gain)) + rng.uniform(-15, 15), 0, 255).astype(np.uint8)
-    turned = np.rot90(bright, int(rng.integers(4)))
-    return turned[:, ::-1] if rng.random() < 0.5 else turned
+    warped = cv2.warpAffine(np.ascontiguousarray(resized), matrix, (size, size), borderMode=cv2.BORDER_REFLECT_101)
+    bright: Pixels = np.clip(warped * np.float32(np.exp(log_gain)) + rng.uniform(-15, 15), 0, 255).astype(np.uint8)
+    return mirrored(*turned(bright, NOWHERE, rng), rng)[0]
 
 
 def crops(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
@@ -69,9 +60,7 @@ def crops(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
             crop_h, crop_w = down, across
             break
     x, y = rng.integers(width - crop_w + 1), rng.integers(height - crop_h + 1)
-    out = _resized(picture[y : y + crop_h, x : x + crop_w], size)
-    if rng.random() < 0.5:
-        out = out[:, ::-1]
+    out, _ = mirrored(_resized(picture[y : y + crop_h, x : x + crop_w], size), NOWHERE, rng)
     if rng.random() < 0.8:
         gain, offset, colour = rng.uniform(0.7, 1.3), rng.uniform(-25, 25), rng.uniform(0.4, 1.4)
         floats = out.astype(np.float32)
@@ -87,10 +76,57 @@ def _resized(picture: Pixels, size: int) -> Pixels:
     if (height, width) == (size, size):
         return picture
     shrinks = height >= size and width >= size
-    made: Pixels = cv2.resize(
+    resized: Pixels = cv2.resize(
         np.ascontiguousarray(picture), (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     )
-    return made
+    return resized
+
+
+Box = NDArray[np.float32]
+"""(4,) x0, y0, x1, y1 in shares of the picture's width and height."""
+
+NOWHERE: Box = np.zeros(4, np.float32)
+
+
+def shifted(picture: Pixels, box: Box, rng: np.random.Generator) -> tuple[Pixels, Box]:
+    """Moved by up to a twelfth of the side of a square picture; what comes in is mirrored."""
+    size = len(picture)
+    most = size // 12
+    x, y = rng.integers(2 * most + 1, size=2)
+    if not most:
+        return picture, box
+    wide = cv2.copyMakeBorder(picture, most, most, most, most, cv2.BORDER_REFLECT_101)
+    shift = np.tile([most - x, most - y], 2).astype(np.float32) / size
+    return wide[y : y + size, x : x + size], np.clip(box + shift, 0, 1)
+
+
+def turned(picture: Pixels, box: Box, rng: np.random.Generator) -> tuple[Pixels, Box]:
+    """By none to three quarters, counter-clockwise: what was at the right is at the top."""
+    turns = int(rng.integers(4))
+    for _ in range(turns):
+        box = np.array([box[1], 1 - box[2], box[3], 1 - box[0]], np.float32)
+    return np.rot90(picture, turns), box
+
+
+def mirrored(picture: Pixels, box: Box, rng: np.random.Generator) -> tuple[Pixels, Box]:
+    """Left to right, half of the time."""
+    if rng.random() >= 0.5:
+        return picture, box
+    return picture[:, ::-1], np.array([1 - box[2], box[1], 1 - box[0], box[3]], np.float32)
+
+
+def moved(picture: Pixels, box: Box, augment: Augment, rng: np.random.Generator) -> tuple[Pixels, Box]:
+    """A square picture and its box, moved alike as an augmentation moves pictures; scales and colours stay.
+
+    >>> picture, box = np.zeros((8, 8, 3), np.uint8), np.array([0.0, 0.0, 0.25, 0.5], np.float32)
+    >>> moved(picture, box, "flips", np.random.default_rng(1))[1].tolist()
+    [0.0, 0.0, 0.25, 0.5]
+    >>> moved(picture, box, "flips", np.random.default_rng(2))[1].tolist()
+    [0.75, 0.0, 1.0, 0.5]
+    """
+    if augment in ("dihedral", "affine"):
+        picture, box = turned(*shifted(picture, box, rng), rng)
+    return (picture, box) if augment == "none" else mirrored(picture, box, rng)
 
 
 AUGMENTS: dict[Augment, Callable[[Pixels, int, np.random.Generator], Pixels]] = {

@@ -145,20 +145,15 @@ class Localizer:
         Raises:
             ImageError: a picture is not of that kind.
         """
-        found = []
+        boxes = []
         for pixels in pictures:
             values, view = self.record.preprocess(pixels)
-            height, width = values.shape[-2:]
             x0, y0, x1, y1 = view.seen_xyxy
-            box = self.input_boxes(torch.from_numpy(np.ascontiguousarray(values))[None])[0] / [
-                width,
-                height,
-                width,
-                height,
-            ]
-            whole = box * np.tile([x1 - x0, y1 - y0], 2) + np.tile([x0, y0], 2)
-            found.append(np.clip(whole, 0, np.tile(view.image_hw[::-1], 2)))
-        return np.array(found, np.float64).reshape(-1, 4)
+            box = self.input_boxes(torch.from_numpy(np.ascontiguousarray(values))[None])[0]
+            scale = np.tile([x1 - x0, y1 - y0], 2)
+            in_picture = box / np.tile(values.shape[:0:-1], 2) * scale + np.tile([x0, y0], 2)
+            boxes.append(np.clip(in_picture, 0, np.tile(view.image_hw[::-1], 2)))
+        return np.array(boxes, np.float64).reshape(-1, 4)
 
     def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.network):
@@ -174,12 +169,7 @@ def make_localizer(config: TrainConfig, classes: int, seed: int) -> LocalizerNet
 
 
 def write_localizer(folder: Path, network: LocalizerNetwork, record: LocalizerRecord) -> None:
-    """Write weights, then the record; each whole.
-
-    Raises:
-        OutputError: they cannot be written.
-        MissingExtraError: safetensors is not installed.
-    """
+    """Write weights, then the record; each whole."""
     write_weights_file(folder / WEIGHTS, network.state_dict())
     values = {
         "trunk": record.classifier.as_json(), "preprocess": asdict(record.preprocess), "config": asdict(record.config),

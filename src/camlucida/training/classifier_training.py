@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from camlucida.errors import TrainingError
-from camlucida.images.preprocess import Preprocess
-from camlucida.training.config import TrainConfig
 from camlucida.training.example_batches import (
     Batch,
     Pictures,
@@ -29,7 +27,7 @@ from camlucida.training.heads import Criterion
 from camlucida.training.map_sheet import map_sheet
 from camlucida.training.network import Network
 from camlucida.training.regularizers import Regularizer
-from camlucida.training.run_folder import write_weights
+from camlucida.training.run_folder import Run, write_weights
 from camlucida.training.synced_normalization import SyncedNormalization
 from camlucida.training.training_loop import ResumableTraining, Row
 
@@ -37,20 +35,10 @@ _STEP = 0x57E9  # keys the draws of steps apart from those of pictures
 
 
 class ClassifierTraining(ResumableTraining):
-    """A classifier in training.
+    """A classifier in training, as a run's record says.
 
     Everything random is keyed by the seed and by where training stands, so that a run that goes on from a checkpoint
     draws what an undisturbed one draws.
-
-    Args:
-        network: what learns.
-        config: how.
-        regularizers: new ones.
-        train: pictures to train on.
-        val: pictures to validate on.
-        class_names: of the labels.
-        out: the run's folder.
-        on_epoch: called with each epoch's row.
 
     Attributes:
         average: the running average of the network's weights; None without.
@@ -62,23 +50,20 @@ class ClassifierTraining(ResumableTraining):
     def __init__(
         self,
         network: Network,
-        config: TrainConfig,
+        run: Run,
         regularizers: Sequence[Regularizer],
         train: Pictures,
         val: Pictures | None,
-        class_names: Sequence[str],
         out: Path,
         on_epoch: Callable[[Row], None] | None,
     ) -> None:
-        super().__init__(out, steps_of(len(train), config), on_epoch)
-        self.config, self.class_names = config, class_names
-        self.preprocess: Preprocess = train.preprocess
+        super().__init__(out, run.config.epochs, steps_of(len(train), run.config), on_epoch)
+        self.run, self.config, self.regularizers = run, run.config, regularizers
         self.train_pictures, self.val_pictures = train, val
-        self.regularizers = tuple(regularizers)
         for regularizer in regularizers:
             regularizer.attach(network.backbone)
         self.network = network
-        self.average = copy.deepcopy(network).requires_grad_(False) if config.ema else None
+        self.average = copy.deepcopy(network).requires_grad_(False) if run.config.ema else None
         self.register_buffer("tally", torch.zeros(2, 3, dtype=torch.float64))
 
     @property
@@ -112,11 +97,11 @@ class ClassifierTraining(ResumableTraining):
         number, rank = self.global_step, self.trainer.global_rank
         torch.manual_seed(int(np.random.SeedSequence([self.config.seed, _STEP, number, rank]).generate_state(1)[0]))
         generator = np.random.default_rng([self.config.seed, _STEP, number, rank])
-        images, targets = normalized(batch.pictures, self.preprocess), batch.targets
+        images, targets = normalized(batch.pictures, self.run.preprocess), batch.targets
         for regularizer in self.regularizers:
             images, targets = regularizer.batch(images, targets, generator)
             regularizer.draw(self.network.backbone, generator)
-        criterion = Criterion(self.config.label_smoothing, self.train_pictures.labels.multi)
+        criterion = Criterion(self.config.label_smoothing, self.run.multi_label)
         with SyncedNormalization() if self.trainer.world_size > 1 else nullcontext():
             loss, logits = self.network.loss(images, targets, criterion)
         self._count(0, loss, logits, batch.targets)
@@ -131,8 +116,8 @@ class ClassifierTraining(ResumableTraining):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Count one batch."""
-        logits = self.result(normalized(batch.pictures, self.preprocess))
-        loss = Criterion(multi_label=self.train_pictures.labels.multi)(logits, batch.targets)
+        logits = self.result(normalized(batch.pictures, self.run.preprocess))
+        loss = Criterion(multi_label=self.run.multi_label)(logits, batch.targets)
         self._count(1, loss, logits, batch.targets)
 
     def on_train_epoch_end(self) -> None:
@@ -158,12 +143,12 @@ class ClassifierTraining(ResumableTraining):
         if best_of(self.rows) == len(self.rows) - 1:
             write_weights(self.out, self.result)
         if self.val_pictures is not None and self.logger is not None:
-            sheet = map_sheet(self.result, self.val_pictures, self.preprocess, self.class_names)
+            sheet = map_sheet(self.result, self.val_pictures, self.run.preprocess, self.run.classes)
             self.logger.experiment.add_image("maps", sheet, len(self.rows), dataformats="HWC")
 
     def _count(self, which: int, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         count = len(targets)
-        right = ((logits > 0) == (targets > 0.5)).float().mean(1) if self.train_pictures.labels.multi else (
+        right = ((logits > 0) == (targets > 0.5)).float().mean(1) if self.run.multi_label else (
             logits.argmax(1) == targets.argmax(1)
         )  # fmt: skip
         self.tally[which, 0] += loss.detach().double() * count
@@ -192,9 +177,7 @@ class ClassifierTraining(ResumableTraining):
             )
         else:
             optimizer = torch.optim.AdamW(groups, lr=config.peak_lr)
-        total = config.epochs * self.steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / total, config.warmup))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.scheduled(optimizer, lambda progress: one_cycle(progress, config.warmup))
 
 
 def one_cycle(progress: float, warmup: float) -> float:

@@ -114,7 +114,7 @@ class TrainConfig:
             raise TrainingError(
                 f"stride: expected one of {', '.join(map(str, STRIDES))}, at most size={self.size}, got {self.stride!r}"
             )
-        if any(not isinstance(one, str) for one in self.regularizers):
+        if any(not isinstance(name, str) for name in self.regularizers):
             raise TrainingError(f"regularizers: expected names, got {self.regularizers}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
@@ -163,12 +163,12 @@ class TrainConfig:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise TrainingError(f"config: unknown settings {', '.join(unknown)}; was it written by a later version?")
-        made = dict(values)
+        settings = dict(values)
         for name, kind in (("backbone", str), ("head", str), ("pretrained", bool)):
-            if name in made and not isinstance(made[name], kind):
-                raise TrainingError(f"config: {name}: expected {kind.__name__}, got {made[name]!r}")
+            if name in settings and not isinstance(settings[name], kind):
+                raise TrainingError(f"config: {name}: expected {kind.__name__}, got {settings[name]!r}")
         try:
-            return cls(**made)
+            return cls(**settings)
         except (TypeError, ValueError) as error:
             raise TrainingError(f"config: {error}") from error
 
@@ -189,16 +189,16 @@ def check_whole_numbers(settings: object, least: Mapping[str, int], where: str =
             raise TrainingError(f"{where}{name}: expected a whole number of at least {bound}, got {value!r}")
 
 
-def split_spec(text: str) -> tuple[str, dict[str, float]]:
-    """The name and the options of ``name:option=number,option=number``.
+def find_registered(
+    what: str, registry: Mapping[str, str], spec: str, positional: int = 0
+) -> tuple[Any, dict[str, float]]:
+    """The class and the options that ``name:option=number,…`` means in a registry of ``module:class``, which holds
+    ``what``; the first ``positional`` parameters of the class are no options.
 
     Raises:
-        TrainingError: an option is no ``name=number``.
-
-    >>> split_spec("lse:r=10"), split_spec("gap")
-    (('lse', {'r': 10.0}), ('gap', {}))
+        TrainingError: there is no such name, the class has no such option, or an option is no ``name=number``.
     """
-    name, _, rest = text.partition(":")
+    name, _, rest = spec.partition(":")
     options: dict[str, float] = {}
     for part in filter(None, rest.split(",")):
         option, equals, number = part.partition("=")
@@ -207,25 +207,7 @@ def split_spec(text: str) -> tuple[str, dict[str, float]]:
         except ValueError:
             equals = ""
         if not equals or not option.strip():
-            raise TrainingError(f"{text}: expected name:option=number,…, got {part!r}")
-    return name, options
-
-
-def find_registered(
-    what: str, registry: Mapping[str, str], spec: str, positional: int = 0
-) -> tuple[Any, dict[str, float]]:
-    """The class and the options that ``name:option=number,…`` means in a registry of ``module:class``.
-
-    Args:
-        what: what the registry holds, for messages.
-        registry: name -> ``module:class``.
-        spec: the name, and options behind it.
-        positional: how many of the class's first parameters are no options.
-
-    Raises:
-        TrainingError: there is no such name, or the class has no such option.
-    """
-    name, options = split_spec(spec)
+            raise TrainingError(f"{spec}: expected name:option=number,…, got {part!r}")
     if name not in registry:
         raise TrainingError(f"{what}: there is no {name!r}; expected one of {', '.join(registry)}")
     module, _, attribute = registry[name].partition(":")

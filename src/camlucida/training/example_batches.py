@@ -117,8 +117,8 @@ class Pictures(Dataset[tuple[Pixels, NDArray[np.float32], int]]):
     def __getitem__(self, key: Key) -> tuple[Pixels, NDArray[np.float32], int]:
         """The picture (size×size×3), its target (K,) and its index."""
         picture = self._read(key.at) if self._kept is None else self._kept[key.at]
-        made = self.augment(picture, key.size, np.random.default_rng([self.seed, key.epoch, key.at]))
-        return made, self.labels.row(self.examples[key.at]), key.at
+        augmented = self.augment(picture, key.size, np.random.default_rng([self.seed, key.epoch, key.at]))
+        return augmented, self.labels.row(self.examples[key.at]), key.at
 
     def _read(self, index: int) -> Pixels:
         pixels = self.examples[index].read().pixels

@@ -17,9 +17,9 @@ from camlucida.training.linear_probe import (
     Classifier,
     Linear,
     fit_linear,
+    input_batches,
     labels_of,
     pooled_features,
-    prepared_batches,
     probe_base,
     with_linear,
 )
@@ -71,7 +71,7 @@ def fine_grained(
         threshold: of the box, a share of the map's maximum.
         size: pixels of the input, where ``model`` is a backbone.
         stride: pixels between the features' cells, where ``model`` is a backbone.
-        on_progress: told what is being done.
+        on_progress: called with what is being done.
 
     Raises:
         TrainingError: a picture has several labels, or a class has no example.
@@ -79,26 +79,26 @@ def fine_grained(
     """
     network, _, preprocess = probe_base(model, size, stride)
     sets = (train, test)
-    labels = [labels_of(one.examples) for one in sets]
-    if any(not len(one) for one in labels):
+    labels = [labels_of(data.examples) for data in sets]
+    if not all(map(len, labels)):
         raise TrainingError("fine-grained recognition needs pictures to train on and to test on")
 
     def fitted(what: str, boxes: Sequence[Boxes] | None) -> tuple[Linear, list[NDArray[np.float32]]]:
         features = []
-        for i, one in enumerate(sets):
-            on_progress(f"{what}: features of {len(one.records)} pictures")
-            crops = _pictures(one.records, None if boxes is None else boxes[i])
+        for i, data in enumerate(sets):
+            on_progress(f"{what}: features of {len(data.records)} pictures")
+            crops = _pictures(data.records, None if boxes is None else boxes[i])
             features.append(pooled_features(network, preprocess, crops))
         return fit_linear(features[0], labels[0], classes=len(train.classes), classifier=classifier), features
 
     first, features = fitted("whole pictures", None)
-    guesses = [(one @ first.weight.T + first.bias).argmax(1) for one in features]
+    guesses = [(values @ first.weight.T + first.bias).argmax(1) for values in features]
     mapper = with_linear(network, first)
-    drawn = [_map_boxes(mapper, preprocess, one, guess, threshold) for one, guess in zip(sets, guesses, strict=True)]
+    drawn = [_map_boxes(mapper, preprocess, *pair, threshold) for pair in zip(sets, guesses, strict=True)]
     second, cropped = fitted("boxes of the maps", drawn)
     true_crop = overlap = float("nan")
-    if all(len(record.truth.boxes) for one in sets for record in one.records):
-        truth = [_true_boxes(one.records) for one in sets]
+    if all(len(record.truth.boxes) for data in sets for record in data.records):
+        truth = [_true_boxes(data.records) for data in sets]
         third, exact = fitted("true boxes", truth)
         true_crop = third.accuracy(exact[1], labels[1])
         hits = [localize.iou([box], [true]).max() >= 0.5 for box, true in zip(drawn[1], truth[1], strict=True)]
@@ -123,11 +123,11 @@ def _map_boxes(
 ) -> Boxes:
     """The box of each picture's map of its guessed class; the whole picture where the map has no positive evidence."""
     boxes: list[tuple[int, int, int, int]] = []
-    for batch, views in prepared_batches(mapper, preprocess, _pictures(data.records, None)):
+    for batch, views in input_batches(mapper, preprocess, _pictures(data.records, None)):
         _, maps = mapper.maps(batch)
         for grid, view in zip(maps.numpy(), views, strict=True):
-            found = localize.boxes(view.project(grid[guesses[len(boxes)]]), threshold)
-            x0, y0, x1, y1 = found[0].tolist() if len(found) else (0, 0, view.image_hw[1], view.image_hw[0])
+            largest = localize.boxes(view.project(grid[guesses[len(boxes)]]), threshold)
+            x0, y0, x1, y1 = largest[0].tolist() if len(largest) else (0, 0, view.image_hw[1], view.image_hw[0])
             boxes.append((x0, y0, x1, y1))
     return boxes
 

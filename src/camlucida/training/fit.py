@@ -21,7 +21,6 @@ from camlucida.training.run_folder import Run, check_resumable, write_record, wr
 from camlucida.training.training_loop import Row, run_training
 
 LAST = Path("checkpoints") / "last.ckpt"
-_PRECISIONS = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
 
 
 def fit(
@@ -73,15 +72,11 @@ def fit(
         return out
     pictures = Pictures(train, labels, preprocess, config, training=True)
     held_out = Pictures(val, labels, preprocess, config, training=False) if val else None
-    training = ClassifierTraining(network, config, regularizers, pictures, held_out, classes, out, on_epoch)
+    training = ClassifierTraining(network, run, regularizers, pictures, held_out, out, on_epoch)
     make_folder(out)
     if state is None:
         write_record(out, run)
-    writes = run_training(
-        training, out / LAST, config.epochs, devices=config.devices, precision=_PRECISIONS[config.precision],
-        checkpoint_steps=config.checkpoint_steps, tensorboard=True, progress=progress,
-    )  # fmt: skip
-    if writes:
+    if run_training(training, config, out / LAST, tensorboard=True, progress=progress):
         if config.keep == "last":
             write_weights(out, training.result)
         write_record(out, replace(run, state="complete"))

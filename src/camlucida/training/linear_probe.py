@@ -123,12 +123,12 @@ def pooled_features(network: Network, preprocess: Preprocess, pictures: Iterable
     """The mean over the cells of the features that the head reads: float32 (N, C)."""
     parts = [
         network.added(network.backbone(batch)).mean((2, 3)).float().numpy()
-        for batch, _ in prepared_batches(network, preprocess, pictures)
+        for batch, _ in input_batches(network, preprocess, pictures)
     ]
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 
-def prepared_batches(
+def input_batches(
     network: Network, preprocess: Preprocess, pictures: Iterable[Picture]
 ) -> Iterator[tuple[torch.Tensor, list[View]]]:
     """Prepared batches, without gradients, the network in evaluation mode."""
@@ -213,7 +213,7 @@ def probe(
         classifier: "svm" or "logistic".
         size: pixels of the input, where ``model`` is a backbone.
         stride: pixels between the features' cells, where ``model`` is a backbone.
-        on_progress: told what is being done.
+        on_progress: called with what is being done.
 
     Raises:
         TrainingError: the folder is not empty, a class has no example, an example has several labels.
@@ -232,6 +232,6 @@ def probe(
     make_folder(out)
     data = (fingerprint(train, classes), fingerprint(val, classes))
     write_weights(out, with_linear(network, linear))
-    head = replace(config, head="gap", regularizers=(), pretrained=config.pretrained)
+    head = replace(config, head="gap", regularizers=())
     write_record(out, Run(head, tuple(classes), False, preprocess, data, "complete"))
-    return Probed(linear.strength, *(linear.accuracy(*one) for one in sets))
+    return Probed(linear.strength, *(linear.accuracy(*split) for split in sets))

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader
 
 from camlucida.boxes.calibration import Calibration
 from camlucida.data.record import Example
 from camlucida.errors import TrainingError
 from camlucida.images.picture import shown
 from camlucida.results.files import make_folder
+from camlucida.training.augment import moved
 from camlucida.training.box_localizer import (
     RECORD,
     LocalizerConfig,
@@ -28,7 +29,8 @@ from camlucida.training.box_localizer import (
     read_localizer,
     write_localizer,
 )
-from camlucida.training.box_regression import box_loss, moved, overlap
+from camlucida.training.box_regression import box_loss, overlap
+from camlucida.training.config import TrainConfig
 from camlucida.training.example_batches import fingerprint, normalized
 from camlucida.training.pseudo_labels import USUAL_CALIBRATION, PseudoLabels, make_pseudo_labels
 from camlucida.training.run_folder import WEIGHTS, open_network
@@ -92,7 +94,7 @@ def fit_localizer(
         localizer.trunk.load_state_dict(network.backbone.state_dict())
     labels = make_pseudo_labels(network, record, examples, calibration, without)
     training = LocalizerTraining(localizer, labels, goal, out, on_epoch)
-    run_training(training, out / _LAST, config.epochs, accelerator="cpu")
+    run_training(training, TrainConfig(), out / _LAST, accelerator="cpu")
     write_localizer(out, localizer, replace(goal, state="complete"))
     (out / _LAST).unlink(missing_ok=True)
     return out
@@ -109,49 +111,8 @@ def _state(out: Path, goal: LocalizerRecord) -> str | None:
     return there.state
 
 
-class EpochOfBoxes(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """The batches of one epoch, in an order keyed by its number: inputs, boxes and weights.
-
-    Args:
-        labels: what is learned.
-        record: how.
-        epoch: counted from 0.
-    """
-
-    def __init__(self, labels: PseudoLabels, record: LocalizerRecord, epoch: int) -> None:
-        self.labels, self.record, self.epoch = labels, record, epoch
-        count = len(labels.boxes)
-        self.batch = min(record.config.batch, count)
-        self.order = np.random.default_rng([record.config.seed, _ORDER, epoch]).permutation(count)
-
-    def __len__(self) -> int:
-        return len(self.order) // self.batch
-
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Batch number ``step``, each picture augmented by its own generator."""
-        if step >= len(self):
-            raise IndexError(step)
-        chosen = self.order[step * self.batch : (step + 1) * self.batch]
-        seed, augment = self.record.config.seed, self.record.classifier.augment
-        pairs = [
-            moved(self.labels.pictures[i], self.labels.boxes[i], augment,
-                  np.random.default_rng([seed, _AUGMENTING, self.epoch, int(i)]))
-            for i in chosen
-        ]  # fmt: skip
-        pictures, boxes = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
-        return normalized(pictures, self.record.preprocess), boxes, torch.from_numpy(self.labels.weights[chosen])
-
-
 class LocalizerTraining(ResumableTraining):
-    """A localizer in training.
-
-    Args:
-        network: what learns.
-        labels: what it learns from.
-        record: how, and what is written with the weights.
-        out: the localizer's folder.
-        on_epoch: called with each epoch's row.
-    """
+    """A localizer in training on pseudo-labels; its record goes with the weights so far."""
 
     def __init__(
         self,
@@ -161,19 +122,28 @@ class LocalizerTraining(ResumableTraining):
         out: Path,
         on_epoch: Callable[[Row], None] | None,
     ) -> None:
-        super().__init__(out, len(EpochOfBoxes(labels, record, 0)), on_epoch)
+        self.batch = min(record.config.batch, len(labels.boxes))
+        super().__init__(out, record.config.epochs, len(labels.boxes) // self.batch, on_epoch)
         self.network, self.labels, self.record = network, labels, record
         self.totals = np.zeros(2)  # of loss and overlap in this epoch
 
-    def train_dataloader(self) -> EpochOfBoxes:
-        """The epoch that stands next."""
-        return EpochOfBoxes(self.labels, self.record, self.global_step // self.steps)
+    def train_dataloader(self) -> Any:
+        """The numbers of the pictures of each batch, in an order keyed by the epoch that stands next."""
+        key = [self.record.config.seed, _ORDER, self.global_step // self.steps]
+        order: Any = torch.from_numpy(np.random.default_rng(key).permutation(len(self.labels.boxes)))
+        return DataLoader(order, self.batch, drop_last=True, generator=torch.Generator())
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
-        """The loss of one batch."""
-        images, pseudo_boxes, weights = batch
-        boxes, _ = self.network(images)
-        loss = box_loss(boxes, pseudo_boxes, weights)
+    def training_step(self, chosen: Tensor, index: int) -> Tensor:
+        """The loss of one batch, each picture augmented by its own generator."""
+        labels, seed, augment = self.labels, self.record.config.seed, self.record.classifier.augment
+        pairs = [
+            moved(labels.pictures[i], labels.boxes[i], augment,
+                  np.random.default_rng([seed, _AUGMENTING, self.current_epoch, i]))
+            for i in chosen.tolist()
+        ]  # fmt: skip
+        pictures, pseudo_boxes = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
+        boxes, _ = self.network(normalized(pictures, self.record.preprocess))
+        loss = box_loss(boxes, pseudo_boxes, torch.from_numpy(labels.weights[chosen.numpy()]))
         self.totals += [float(loss.detach()), float(overlap(boxes.detach(), pseudo_boxes)[0].mean())]
         return loss
 
@@ -191,8 +161,4 @@ class LocalizerTraining(ResumableTraining):
         """AdamW, its learning rate falling as a cosine."""
         config = self.record.config
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        total = config.epochs * self.steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * (step / total))
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.scheduled(optimizer, lambda progress: 0.5 + 0.5 * math.cos(math.pi * progress))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from camlucida.drawing import overlay as draw
 from camlucida.images.preprocess import Preprocess, View
@@ -30,15 +29,12 @@ def map_sheet(
     size = preprocess.size_hw[0]
     items = [pictures[Key(0, size, int(at))] for at in indices]
     shown = np.stack([picture for picture, _, _ in items])
+    device = next(network.parameters()).device
     with torch.inference_mode(False), torch.no_grad(), evaluating(network):
-        logits, maps = network.maps(normalized(torch.from_numpy(shown), preprocess).to(_device(network)))
+        logits, maps = network.maps(normalized(torch.from_numpy(shown), preprocess).to(device))
     chances = (logits.sigmoid() if pictures.labels.multi else logits.softmax(1)).float().cpu().numpy()
     heat = View.whole(preprocess.size_hw).project(maps.float().cpu().numpy())
     classes = [int(target.argmax()) for _, target, _ in items]
     overlays = [draw.overlay(picture, heat[i, c]) for i, (picture, c) in enumerate(zip(shown, classes, strict=True))]
     captions = [f"{names[c]}: {chances[i, c]:.2f}" for i, c in enumerate(classes)]
     return draw.contact_sheet(overlays, captions)
-
-
-def _device(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camlucida.boxes.calibration import Calibration, calibrate
-from camlucida.data.record import Example, Record
+from camlucida.data.record import Example, Record, Truth
 from camlucida.errors import TrainingError
-from camlucida.images.preprocess import View
+from camlucida.images.preprocess import Preprocess, View
 from camlucida.images.symmetries import SIDES, TTA, transformed, undone
 from camlucida.pytorch.state import evaluating
 from camlucida.training.augment import Pixels
@@ -99,17 +99,18 @@ def make_pseudo_labels(
             raise TrainingError(f"localizer: no class {name!r} to leave out; the run knows {', '.join(run.classes)}")
     left_out = {run.classes.index(name) for name in without}
     of_objects = [
-        replace(one, labels=tuple(label for label in one.labels if label not in left_out)) for one in examples
+        replace(example, labels=tuple(label for label in example.labels if label not in left_out))
+        for example in examples
     ]
     pictures, boxes, weights, skipped = [], [], [], 0
-    for found in _label_maps(network, run, [example for example in of_objects if example.labels]):
-        box = calibration.boxes(found.heatmap)[:1].astype(np.float32) / np.tile(found.heatmap.shape[::-1], 2)
+    for label_map in _label_maps(network, run, [example for example in of_objects if example.labels]):
+        box = calibration.boxes(label_map.heatmap)[:1].astype(np.float32) / np.tile(label_map.heatmap.shape[::-1], 2)
         if not len(box) or (box[0, 2:] - box[0, :2]).min() > _MOST_SIDE:
             skipped += 1
             continue
-        pictures.append(found.shown)
+        pictures.append(label_map.shown)
         boxes.append(box[0])
-        weights.append(found.probability)
+        weights.append(label_map.probability)
     if not boxes:
         raise TrainingError("localizer: no picture gave a pseudo-box; train the run longer, or give a calibration")
     return PseudoLabels(np.stack(pictures), np.array(boxes, np.float32), np.array(weights, np.float32), skipped)
@@ -130,17 +131,19 @@ def calibrate_pseudo_labels(run: Path, records: Sequence[Record]) -> Calibration
     if not used:
         raise TrainingError("localizer: no validation picture has a label and a box; leave calibration out")
     network, record = open_network(run)
-    maps = _label_maps(network, record, [one.example for one in used])
-    return calibrate((found.heatmap, _shown_boxes(one, found, record)) for one, found in zip(used, maps, strict=True))
+    maps = _label_maps(network, record, [labelled.example for labelled in used])
+    return calibrate(
+        (label_map.heatmap, _shown_boxes(labelled.truth, label_map.pixels, record.preprocess))
+        for labelled, label_map in zip(used, maps, strict=True)
+    )
 
 
-def _shown_boxes(record: Record, found: _LabelMap, run: Run) -> NDArray[np.float64]:
-    """The true boxes, in pixels of what the network is shown."""
-    x0, y0, x1, y1 = run.preprocess(found.pixels)[1].seen_xyxy
-    height, width = found.heatmap.shape
-    size_hw = (found.pixels.shape[0], found.pixels.shape[1])
+def _shown_boxes(truth: Truth, pixels: Pixels, preprocess: Preprocess) -> NDArray[np.float64]:
+    """The true boxes of a picture, in pixels of what the network is shown of it."""
+    x0, y0, x1, y1 = preprocess(pixels)[1].seen_xyxy
+    height, width = preprocess.size_hw
     scale = np.tile([width / (x1 - x0), height / (y1 - y0)], 2)
-    boxes: NDArray[np.float64] = (record.truth.boxes_at(size_hw, size_hw) - np.tile([x0, y0], 2)) * scale
+    boxes: NDArray[np.float64] = (truth.boxes_at(pixels.shape[:2], pixels.shape[:2]) - np.tile([x0, y0], 2)) * scale
     return boxes
 
 

@@ -30,7 +30,7 @@ def calibrate_run(folder: Path, records: Sequence[Record], guide: Guide = "auto"
         The calibration; its ``how`` says which it was.
 
     Raises:
-        TrainingError: no record has a label, or boxes are asked and there are none.
+        TrainingError: no record has a label, or boxes are to guide and there are none.
         ModelError: the run cannot be opened.
         DataError: a picture cannot be read.
     """
@@ -42,6 +42,6 @@ def calibrate_run(folder: Path, records: Sequence[Record], guide: Guide = "auto"
         raise TrainingError("calibrate: the validation split has no boxes; take pseudo")
     model = open_run(folder)
     validation = Dataset("the validation split", tuple(model.class_names or ()), labelled)
-    found = calibrated(model, validation, boxes=boxed and guide != "pseudo")
-    store_calibration(folder, found)
-    return found
+    calibration = calibrated(model, validation, boxes=boxed and guide != "pseudo")
+    store_calibration(folder, calibration)
+    return calibration

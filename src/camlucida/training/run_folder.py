@@ -80,7 +80,7 @@ def _run_of(values: dict[str, Any]) -> Run:
     return Run(
         TrainConfig.from_json(values["config"]), tuple(str(name) for name in values["classes"]),
         bool(values["multi_label"]), preprocess_of(values["preprocess"]),
-        tuple(str(one) for one in values.get("data", ())),
+        tuple(map(str, values.get("data", ()))),
         "complete" if values.get("state") == "complete" else "training",
         None if calibration is None else Calibration.from_dict(calibration),
     )  # fmt: skip
@@ -150,9 +150,9 @@ class OwnMaps:
         """The maps of the asked classes, or of a score's linear combination of them."""
         values = _tensor(batch)
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.network):
-            made, every = self.network.maps(values)
+            logits_of_all, maps_of_all = self.network.maps(values)
             own = self.network.head.bias()
-        logits, maps = made.float().numpy(), every.detach().float().numpy()
+        logits, maps = logits_of_all.float().numpy(), maps_of_all.detach().float().numpy()
         bias = np.full(logits.shape[1], np.nan, np.float32) if own is None else own.detach().float().numpy()
         targets = choose(classes, logits, class_names)
         if targets.weights is None and not targets.everything:

@@ -15,6 +15,11 @@ from camlucida.images.picture import shown
 from camlucida.images.preprocess import Preprocess
 from camlucida.results.files import write_whole
 
+try:
+    from safetensors.torch import load_file, save
+except ModuleNotFoundError as error:
+    raise MissingExtraError("safetensors", "train") from error
+
 VERSION = 1
 MOST_RECORD, MOST_WEIGHTS = 16 * 2**20, 8 * 2**30
 """Bytes of the largest files that are read."""
@@ -29,12 +34,7 @@ def write_record_file(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_record_file(path: Path, what: str, parse: Callable[[dict[str, Any]], Parsed]) -> Parsed:
-    """What ``write_record_file`` wrote.
-
-    Args:
-        path: the file.
-        what: whose record it is, for messages: "a localizer".
-        parse: makes the record of the values.
+    """What ``parse`` makes of the values that ``write_record_file`` wrote; ``what`` has the record, for messages.
 
     Raises:
         ModelError: there is no such file, or ``parse`` fails on what it holds.
@@ -58,21 +58,14 @@ def read_record_file(path: Path, what: str, parse: Callable[[dict[str, Any]], Pa
 
 def preprocess_of(values: Any) -> Preprocess:
     """The preprocessing of a record: its fields, where JSON made lists of tuples."""
-    fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
+    fields: dict[str, Any] = {
+        name: tuple(field) if isinstance(field, list) else field for name, field in values.items()
+    }
     return Preprocess(**fields)
 
 
 def write_weights_file(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write tensors by name as safetensors, whole.
-
-    Raises:
-        OutputError: they cannot be written.
-        MissingExtraError: safetensors is not installed.
-    """
-    try:
-        from safetensors.torch import save
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("safetensors", "train") from error
+    """Write tensors by name as safetensors, whole."""
     write_whole(path, save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}))
 
 
@@ -82,12 +75,7 @@ def reading_weights(path: Path) -> Iterator[dict[str, Tensor]]:
 
     Raises:
         ModelError: the file is not there, too large or damaged, or the network could not be made or does not fit.
-        MissingExtraError: an optional dependency is not installed.
     """
-    try:
-        from safetensors.torch import load_file
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("safetensors", "train") from error
     if not path.is_file():
         raise ModelError(f"{shown(path)}: not there yet; the run has not finished an epoch")
     if path.stat().st_size > MOST_WEIGHTS:
@@ -103,11 +91,7 @@ def reading_weights(path: Path) -> Iterator[dict[str, Tensor]]:
 
 
 def is_resumable(folder: Path, record: str, what: str) -> bool:
-    """Whether a folder holds a record already; not where it is empty, or not there.
-
-    Raises:
-        TrainingError: it holds other files.
-    """
+    """Whether a folder holds a record already; not if it is empty or not there. Refuses one with other files."""
     if not folder.exists() or not any(folder.iterdir()):
         return False
     if not (folder / record).is_file():

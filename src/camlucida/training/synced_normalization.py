@@ -71,10 +71,10 @@ def synced_batch_norm(
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_((squares / (total - 1)).to(running_var.dtype), momentum)
-    made = centred * (squares / total + eps).rsqrt().reshape(shape)
+    normal = centred * (squares / total + eps).rsqrt().reshape(shape)
     if weight is not None:
-        made = made * weight.reshape(shape)
+        normal = normal * weight.reshape(shape)
     if bias is not None:
-        made = made + bias.reshape(shape)
-    result: Tensor = made.to(input.dtype)
+        normal = normal + bias.reshape(shape)
+    result: Tensor = normal.to(input.dtype)
     return result

@@ -17,6 +17,7 @@ import torch
 from camlucida.errors import MissingExtraError, TrainingError
 from camlucida.images.picture import shown
 from camlucida.results.files import make_folder, whole, write_whole
+from camlucida.training.config import TrainConfig
 
 try:
     import lightning.pytorch as pl
@@ -30,22 +31,23 @@ except ModuleNotFoundError as error:
 Row = dict[str, float]
 """What one epoch gave, by name: its number, means over its steps, seconds."""
 
+_PRECISIONS = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
+
 
 class ResumableTraining(pl.LightningModule):  # type: ignore[misc]
-    """A network in training, whose epochs' rows are logged and survive a kill.
-
-    Args:
-        out: the folder that receives ``log.jsonl``.
-        steps: of an epoch.
-        on_epoch: called with each epoch's row, in one process, once the checkpoint is written.
+    """A network in training, whose epochs' rows are logged in a folder and survive a kill.
 
     Attributes:
+        out: the folder that receives ``log.jsonl``.
+        epochs: in all.
+        steps: of an epoch.
+        on_epoch: called with each epoch's row, in one process, once the checkpoint is written.
         rows: what the epochs so far gave; kept in checkpoints.
     """
 
-    def __init__(self, out: Path, steps: int, on_epoch: Callable[[Row], None] | None) -> None:
+    def __init__(self, out: Path, epochs: int, steps: int, on_epoch: Callable[[Row], None] | None) -> None:
         super().__init__()
-        self.out, self.steps, self.on_epoch = out, steps, on_epoch
+        self.out, self.epochs, self.steps, self.on_epoch = out, epochs, steps, on_epoch
         self.rows: list[Row] = []
         self._begun = 0.0
 
@@ -59,9 +61,15 @@ class ResumableTraining(pl.LightningModule):  # type: ignore[misc]
         self.rows.append(row | {"seconds": round(now - self._begun, 2)})
         self._begun = now
         if self.trainer.is_global_zero:
-            lines = (json.dumps(one | {"epoch": int(one["epoch"])}) + "\n" for one in self.rows)
+            lines = (json.dumps(logged | {"epoch": int(logged["epoch"])}) + "\n" for logged in self.rows)
             write_whole(self.out / "log.jsonl", "".join(lines).encode())
             self.save_epoch()
+
+    def scheduled(self, optimizer: torch.optim.Optimizer, share: Callable[[float], float]) -> dict[str, Any]:
+        """What ``configure_optimizers`` returns: learning rates times a share, by the part of the training done."""
+        total = self.epochs * self.steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share(step / total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
         """Start the clock."""
@@ -78,13 +86,10 @@ class ResumableTraining(pl.LightningModule):  # type: ignore[misc]
 
 def run_training(
     training: ResumableTraining,
+    config: TrainConfig,
     checkpoint: Path,
-    epochs: int,
     *,
     accelerator: str = "auto",
-    devices: int = 1,
-    precision: str = "32-true",
-    checkpoint_steps: int = 0,
     tensorboard: bool = False,
     progress: bool = False,
 ) -> bool:
@@ -92,12 +97,9 @@ def run_training(
 
     Args:
         training: what is trained.
+        config: devices, precision and checkpoint_steps are read.
         checkpoint: the file that a killed training goes on from.
-        epochs: in all.
         accelerator: Lightning's name.
-        devices: processes.
-        precision: Lightning's name.
-        checkpoint_steps: also write a checkpoint every so many steps; 0: at the end of epochs alone.
         tensorboard: also log into ``logs/``.
         progress: show a progress bar.
 
@@ -110,11 +112,12 @@ def run_training(
     several = DDPStrategy(broadcast_buffers=False, process_group_backend=None if torch.cuda.is_available() else "gloo")
     with _quiet():
         trainer = pl.Trainer(
-            max_epochs=epochs, accelerator=accelerator, devices=devices, precision=precision,
-            strategy=several if devices > 1 else "auto", use_distributed_sampler=False,
-            reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0, default_root_dir=training.out,
+            max_epochs=training.epochs, accelerator=accelerator, devices=config.devices,
+            precision=_PRECISIONS[config.precision], strategy=several if config.devices > 1 else "auto",
+            use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0,
+            default_root_dir=training.out,
             logger=tensorboard and TensorBoardLogger(training.out, name="", version="logs"),
-            callbacks=[_Checkpoints(checkpoint, checkpoint_steps)], plugins=[CheckpointFiles()],
+            callbacks=[_Checkpoints(checkpoint, config.checkpoint_steps)], plugins=[CheckpointFiles()],
             enable_checkpointing=True, enable_progress_bar=progress, enable_model_summary=False, log_every_n_steps=20,
         )  # fmt: skip
         trainer.fit(training, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
@@ -167,18 +170,14 @@ class CheckpointFiles(TorchCheckpointIO):  # type: ignore[misc]
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without Lightning's advice, which is meant for whoever writes the loop."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
-    children = [
-        one for name, one in logging.Logger.manager.loggerDict.items()
-        if isinstance(one, logging.Logger) and name.startswith(("lightning.pytorch.", "lightning.fabric."))
-    ]  # fmt: skip
-    levels = {one: one.level for one in (*loggers, *children)}
+    names = [name for name in logging.Logger.manager.loggerDict if name.startswith(("lightning.", "pytorch_lightning"))]
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
     try:
-        for one in levels:
-            one.setLevel(logging.ERROR)
+        for logger in levels:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\..*")
             yield
     finally:
-        for one, level in levels.items():
-            one.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)

@@ -14,7 +14,7 @@ from camlucida.models.torch_module import open_file, timm_preprocess
 from camlucida.pytorch.split import Split
 from camlucida.pytorch.stages import stages
 from camlucida.pytorch.state import evaluating
-from camlucida.pytorch.tape import replaced, tensors_in
+from camlucida.pytorch.tape import CallCounter, replaced, tensors_in
 from camlucida.training.backbones.backbone import Backbone
 from camlucida.training.config import TrainConfig
 
@@ -55,7 +55,7 @@ class CutClassifier(Backbone):
         return tuple(self._on_grid(until, i) for i in range(len(self._splits)))
 
     def _on_grid(self, until: _Until, index: int) -> Tensor:
-        tensor = until.found[index]
+        tensor = until.kept[index]
         if tensor is None:
             raise TrainingError("backbone: its calls differ from pass to pass, so that its stages cannot be followed")
         return _on_grid(self._splits[index], tensor)
@@ -74,10 +74,8 @@ class CutClassifier(Backbone):
             for name, buffer in self.net.named_buffers():
                 buffer.copy_(before[name])
         parameters = {id(parameter) for parameter in self.net.parameters()}
-        same = [None if one is None else one.shape for one in trained.found] == [
-            None if one is None else one.shape for one in plain.found
-        ]
-        if not same or trained.read & parameters != plain.read & parameters:
+        shapes = [[None if stage is None else stage.shape for stage in run.kept] for run in (plain, trained)]
+        if shapes[0] != shapes[1] or trained.read & parameters != plain.read & parameters:
             raise TrainingError(
                 "backbone: it takes another way while training (auxiliary branches?), so that its stages cannot be "
                 "followed; switch that off"
@@ -102,9 +100,9 @@ class _Until(TorchFunctionMode):
     def __init__(self, splits: Sequence[Split], between: nn.ModuleDict) -> None:
         super().__init__()
         self.splits, self.between = splits, between
-        self.found: list[Tensor | None] = [None] * len(splits)
+        self.kept: list[Tensor | None] = [None] * len(splits)
         self.read: set[int] = set()
-        self._calls = dict.fromkeys((split.place.func for split in splits), 0)
+        self._calls = CallCounter()
 
     def run(self, net: nn.Module, images: Tensor) -> None:
         """One pass, up to the last stage."""
@@ -115,27 +113,22 @@ class _Until(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the call; keep what it made if its turn has come."""
-        if self.found[-1] is not None:
+        if self.kept[-1] is not None:
             # Only in an export, which cannot be left in the middle, for it follows modules in and out. Nobody sees
             # these calls, so that those behind the backbone are counted as ever; the export drops what nothing reads.
             with torch._C.DisableTorchFunction():
                 return func(*args, **(kwargs or {}))
         self.read.update(id(tensor) for tensor in tensors_in((args, kwargs or {})))
+        nth = self._calls.count(func)
         result = func(*args, **(kwargs or {}))
-        if func not in self._calls:
-            return result
-        nth = self._calls[func]
-        self._calls[func] += 1
         for i, split in enumerate(self.splits):
-            if func is split.place.func and nth == split.place.nth:
-                made = list(tensors_in(result))
-                if split.place.output >= len(made):
-                    continue
-                tensor = made[split.place.output]
+            outputs = list(tensors_in(result)) if func is split.place.func and nth == split.place.nth else []
+            if split.place.output < len(outputs):
+                tensor = outputs[split.place.output]
                 if str(i) in self.between:
-                    whole = split.layout.put(tensor, self.between[str(i)](_on_grid(split, tensor)))
-                    result, tensor = replaced(result, {id(tensor): whole}), whole
-                self.found[i] = tensor
+                    changed = split.layout.put(tensor, self.between[str(i)](_on_grid(split, tensor)))
+                    result, tensor = replaced(result, {id(tensor): changed}), changed
+                self.kept[i] = tensor
                 if i == len(self.splits) - 1 and not torch.compiler.is_compiling():
                     raise _Reached
         return result

@@ -101,8 +101,8 @@ class OwnTransformer(TokenBackbone):
         x = torch.cat([self.class_token.expand(len(images), -1, -1), (patches + places).flatten(2).transpose(1, 2)], 1)
         for layer in self.layers:
             x = layer(x)
-        made: Tensor = self.norm(x)
-        return made
+        normal: Tensor = self.norm(x)
+        return normal
 
 
 class _Layer(nn.Module):
@@ -122,8 +122,8 @@ class _Layer(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(query, key, value)
         x = x + self.project(mixed.transpose(1, 2).reshape(batch, length, width))
-        made: Tensor = x + self.hidden(self.norms[1](x))
-        return made
+        sums: Tensor = x + self.hidden(self.norms[1](x))
+        return sums
 
 
 class TimmTransformer(TokenBackbone):
@@ -162,8 +162,8 @@ class TimmTransformer(TokenBackbone):
 
     def tokens(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, prefix + h·w, C)."""
-        made: Tensor = self.model.forward_features(images)
-        return made
+        tokens: Tensor = self.model.forward_features(images)
+        return tokens
 
 
 def token_backbone(config: TrainConfig) -> TokenBackbone:

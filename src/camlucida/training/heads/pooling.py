@@ -31,8 +31,8 @@ class Pooled(Head):
 
     def logits(self, features: Tensor) -> Tensor:
         """W pool(f) + b."""
-        made: Tensor = self.linear(self.pool(features))
-        return made
+        logits: Tensor = self.linear(self.pool(features))
+        return logits
 
     def maps(self, features: Tensor) -> Tensor:
         """W f / (h w) at every cell."""
@@ -156,8 +156,8 @@ class FullyConnected(Head):
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, K)."""
-        made: Tensor = self.layers(F.adaptive_max_pool2d(features, self.parts))
-        return made
+        logits: Tensor = self.layers(F.adaptive_max_pool2d(features, self.parts))
+        return logits
 
     def maps(self, features: Tensor) -> Tensor:
         """Gradient × features, a backward pass through the head for each class."""

@@ -118,8 +118,8 @@ class SPG(Head):
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, C, h, w) to (B, K)."""
-        made: Tensor = self.classifier(features).mean((2, 3))
-        return made
+        logits: Tensor = self.classifier(features).mean((2, 3))
+        return logits
 
     def maps(self, features: Tensor) -> Tensor:
         """The classifier at every cell, without its bias, over the number of cells: (B, K, h, w)."""

@@ -54,16 +54,16 @@ class TSCAM(Head):
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, C + 1, h, w) to (B, K)."""
-        made: Tensor = self.semantic(features[:, :-1]).mean((2, 3))
-        return made
+        logits: Tensor = self.semantic(features[:, :-1]).mean((2, 3))
+        return logits
 
     def maps(self, features: Tensor) -> Tensor:
         """The semantic maps (with the convolution's bias) times the attention: (B, K, h, w), logits × attention.
 
         They are no parts of the logits. Features must be an evaluating backbone's: a training one gives no attention.
         """
-        made: Tensor = self.semantic(features[:, :-1]) * features[:, -1:]
-        return made
+        maps: Tensor = self.semantic(features[:, :-1]) * features[:, -1:]
+        return maps
 
     def loss(self, features: Tensor, stages: Stages, targets: Tensor, criterion: Criterion) -> tuple[Tensor, Tensor]:
         """The patches' loss, plus the weighted loss of the class token; and the patches' logits."""
