@@ -23,7 +23,7 @@ from camlucida.models import open_model
 from camlucida.onnx.graph import GraphRun
 from camlucida.onnx.metadata import Metadata
 from camlucida.pytorch.engine import TorchEngine
-from camlucida.pytorch.split import logits_in
+from camlucida.pytorch.outputs import logits_in
 from camlucida.pytorch.state import evaluating
 from camlucida.pytorch.with_maps import WithMaps, with_maps
 from camlucida.targets import logit_spread

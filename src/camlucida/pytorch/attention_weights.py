@@ -17,7 +17,7 @@ from camlucida.errors import MethodError
 from camlucida.pytorch.explicit_attention import ExplicitAttention
 from camlucida.pytorch.grid import MOST_PREFIX_TOKENS
 from camlucida.pytorch.head import RecordedFunction
-from camlucida.pytorch.split import Split, tail_behind
+from camlucida.pytorch.split import Split
 from camlucida.pytorch.tape import Tape, TapeStep, bottlenecks, value_of
 from camlucida.targets import Score
 
@@ -25,7 +25,7 @@ _ADDITIONS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Matrices:
     """A softmax over square matrices: ``node`` (B, heads, L, L) or (B·heads, L, L), after ``at`` taped calls."""
 
     node: Tensor
@@ -134,34 +134,36 @@ def run_with_attention(model: nn.Module, inputs: Tensor, split: Split, *, gradie
         MethodError: the model has no such attention, or the logits read its tokens in another way.
     """
     own = inputs.detach().clone().requires_grad_(gradients)
-    seen: list[_Seen] = []
+    seen: list[_Matrices] = []
     with torch.set_grad_enabled(gradients):
         own = own.clone()  # a model may normalize its input in place
-        with Tape([own]) as tape, ExplicitAttention(lambda node: seen.append(_Seen(node, len(tape.steps)))):
+        with Tape([own]) as tape, ExplicitAttention(lambda node: seen.append(_Matrices(node, len(tape.steps)))):
             output = model(own)
-    steps, logits = tail_behind(tape, output, split.dropped)
+    steps, logits = split.ending.logits(tape, output)
     layers, length = _at_the_final_grid(seen, split, len(own))
     if not layers or len(layers) < len(seen):  # attention elsewhere (windows, other resolutions) mixes cells unseen
         raise _refused(split, len(own), seen)
     spots = bottlenecks(steps, value_of(logits))
-    after = _sums_after(layers, [(i, made) for i, made in spots if _is_sum(steps[i], len(own), length)], steps, tape)
+    after = _sums_after(
+        layers, [(i, output) for i, output in spots if _is_sum(steps[i], len(own), length)], steps, tape
+    )
     streams = tuple(None if spot is None else _kept(steps[spot[0]], spot[1]) for spot in after)
     if after[-1] is None or streams[-1] is None:
         raise _refused(split, len(own), seen)
     start, tokens = after[-1][0], streams[-1]
     tail = RecordedFunction(tuple(steps[start + 1 :]), tokens, logits)
     token_axis = 1 if tokens.shape[:2] == (len(own), length) else 0
-    values = [steps[i].tensors[made] for i, made in spots if i > start]
+    values = [steps[i].tensors[output] for i, output in spots if i > start]
     read = _tokens_read(tail, values, token_axis)
     grid = split.layout.grid
     prefix = length - math.prod(grid)
     by_class_tokens = bool(read) and max(read) < prefix
     if not read or not (by_class_tokens or split.pooling or _pooled([tokens, *values], read, token_axis)):
         raise _refused(split, len(own), seen)
-    return Attention(tuple(one.node for one in layers), streams, logits, tail, token_axis, read, prefix, grid)
+    return Attention(tuple(layer.node for layer in layers), streams, logits, tail, token_axis, read, prefix, grid)
 
 
-def _at_the_final_grid(seen: Sequence[_Seen], split: Split, batch: int) -> tuple[list[_Seen], int]:
+def _at_the_final_grid(seen: Sequence[_Matrices], split: Split, batch: int) -> tuple[list[_Matrices], int]:
     """Those matrices that are among all cells of the final grid, with the tokens before it; and their size.
 
     Where the features are known to have tokens before the grid, there are so many; else a few may have been left out.
@@ -170,13 +172,13 @@ def _at_the_final_grid(seen: Sequence[_Seen], split: Split, batch: int) -> tuple
     cells = math.prod(layout.grid)
     sizes = range(cells + layout.prefix, cells + (layout.prefix or MOST_PREFIX_TOKENS) + 1)
     fitting = [
-        one
-        for one in seen
-        if one.node.shape[-1] in sizes
-        and (one.node.shape[0] == batch if one.node.ndim == 4 else one.node.shape[0] % batch == 0)
+        matrices
+        for matrices in seen
+        if matrices.node.shape[-1] in sizes
+        and (matrices.node.shape[0] == batch if matrices.node.ndim == 4 else matrices.node.shape[0] % batch == 0)
     ]
     size = fitting[-1].node.shape[-1] if fitting else 0
-    return [one for one in fitting if one.node.shape[-1] == size], size
+    return [matrices for matrices in fitting if matrices.node.shape[-1] == size], size
 
 
 def _is_sum(step: TapeStep, batch: int, length: int) -> bool:
@@ -191,7 +193,7 @@ def _is_sum(step: TapeStep, batch: int, length: int) -> bool:
 
 
 def _sums_after(
-    layers: Sequence[_Seen], sums: Sequence[tuple[int, int]], steps: Sequence[TapeStep], tape: Tape
+    layers: Sequence[_Matrices], sums: Sequence[tuple[int, int]], steps: Sequence[TapeStep], tape: Tape
 ) -> list[tuple[int, int] | None]:
     """For each layer, the last sum before the next layer's attention: the tokens after its feed-forward part."""
     when = {id(step): index for index, step in enumerate(tape.steps)}
@@ -240,9 +242,9 @@ def _pooled(values: Sequence[Tensor], read: Sequence[int], token_axis: int) -> b
     return False
 
 
-def _refused(split: Split, batch: int, seen: Sequence[_Seen]) -> MethodError:
+def _refused(split: Split, batch: int, seen: Sequence[_Matrices]) -> MethodError:
     grid = "×".join(map(str, split.layout.grid))
-    shapes = ", ".join(dict.fromkeys(str(tuple(one.node.shape)) for one in seen)) or "none"
+    shapes = ", ".join(dict.fromkeys(str(tuple(matrices.node.shape)) for matrices in seen)) or "none"
     return MethodError(
         f"attention methods need every self-attention to be among all cells of the final grid {grid}, read by class "
         f"tokens alone or by mean pooling alone (ViT, DeiT, DINO); square attention matrices seen for a batch of "

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from camlucida.errors import CamlucidaError, FeaturesNotFoundError, ModelError, first_line
 from camlucida.pytorch.head import RecordedFunction
-from camlucida.pytorch.split import Split, as_rows, logits_in, tail_behind
+from camlucida.pytorch.outputs import as_rows, logits_in
+from camlucida.pytorch.split import Split
 from camlucida.pytorch.stages import Layers, find_splits, resolved
 from camlucida.pytorch.state import evaluating, unwrapped
 from camlucida.pytorch.tape import Tape
@@ -118,7 +119,7 @@ class TorchEngine:
             output = self.model(own)
         if tape.original is None or tape.passed_on is None or tuple(tape.original.shape[1:]) != split.shape:
             return None
-        steps, logits = tail_behind(tape, output, split.dropped)
+        steps, logits = split.ending.logits(tape, output)
         if len(logits) != len(batch):
             raise ModelError(f"the model gave logits {tuple(logits.shape)} for input {tuple(batch.shape)}; expected a "
                              "row for each input (does it squeeze the batch axis away?)")  # fmt: skip

@@ -12,15 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from camlucida.errors import FeaturesNotFoundError, ModelError
+from camlucida.errors import FeaturesNotFoundError
 from camlucida.pytorch.cell_places import certain_layout, choose_layout, layout_in_place
 from camlucida.pytorch.grid import Layout
 from camlucida.pytorch.head import Kind, Pooling, classify, find_pooling
+from camlucida.pytorch.outputs import Ending, as_rows, find_ending, logits_in
 from camlucida.pytorch.recorded import RecordedPass, RecordedValue, some_layers
-from camlucida.pytorch.tape import Place, Tape, TapeStep, frontiers, on_the_way, tensors_in, value_of
+from camlucida.pytorch.tape import Place, Tape, frontiers, on_the_way, tensors_in, value_of
 from camlucida.targets import Activation
 
-_LAST_ACTIVATIONS: dict[str, Activation] = {"softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid"}
 _VIEWS = {"permute", "transpose", "flatten", "reshape", "view", "contiguous", "movedim", "moveaxis", "swapaxes",
           "rearrange", "unflatten", "T", "mT", "clone", "to", "float", "dropout"}  # fmt: skip
 
@@ -35,11 +35,10 @@ class Split:
         layout: how the features lie on the picture.
         shape: the features' shape without the batch axis.
         tail: the names of the calls from the features to the logits, to recognize the same cut in another pass.
-        dropped: calls after the logits (a final softmax) that the tail leaves out.
+        ending: what follows the logits (a final softmax), which the tail leaves out.
         kind: what the head is.
         pooling: where the pooled vector stands in the tail, for affine and normalized heads.
         classes: how many logits there are.
-        activation: what the model itself applies to its logits, if it ends in one.
         blind: whether the logits were the same for every input (a head of zeros), so that the kind may change.
     """
 
@@ -48,41 +47,16 @@ class Split:
     layout: Layout
     shape: tuple[int, ...]
     tail: tuple[str, ...]
-    dropped: int
+    ending: Ending
     kind: Kind
     pooling: Pooling | None
     classes: int
-    activation: Activation | None
     blind: bool
 
-
-def logits_in(output: object) -> Tensor:
-    """The logits in what a model returned: a tensor, or in a tuple, mapping or Hugging Face output.
-
-    Raises:
-        ModelError: nothing in it looks like logits (batch, classes).
-    """
-    named = output.get("logits", output.get("out")) if isinstance(output, dict) else getattr(output, "logits", None)
-    for tensor in [named] if isinstance(named, Tensor) else tensors_in(output):
-        if tensor.is_floating_point() and (tensor.ndim == 1 or (tensor.ndim >= 2 and tensor[0, 0].numel() == 1)):
-            return tensor
-    seen = [tuple(tensor.shape) for tensor in tensors_in(output)]
-    raise ModelError(f"the model returned no logits of shape (batch, classes); it returned tensors of shapes {seen}")
-
-
-def as_rows(logits: Tensor) -> Tensor:
-    """Logits (B, K), whatever axes of one they have or lack."""
-    return logits[:, None] if logits.ndim == 1 else logits.flatten(1)
-
-
-def tail_behind(tape: Tape, output: object, dropped: int) -> tuple[list[TapeStep], Tensor]:
-    """The steps to the logits and the logits, with ``dropped`` final activations left out."""
-    logits = logits_in(output)
-    steps = on_the_way(tape.steps, value_of(logits))
-    if dropped:
-        steps = steps[:-dropped]
-        logits = steps[-1].tensors[0] if steps else logits
-    return steps, logits
+    @property
+    def activation(self) -> Activation | None:
+        """What the model itself applies to its logits, if it ends in one."""
+        return self.ending.activation
 
 
 class FoundFeatures(NamedTuple):
@@ -100,14 +74,12 @@ class Recording:
     Attributes:
         run: the pass, up to the logits.
         named: what the named layer gave, call after call.
-        dropped: calls after the logits (a final softmax) that are left out.
-        activation: what those are.
+        ending: what follows the logits.
     """
 
     run: RecordedPass
     named: tuple[Tensor, ...]
-    dropped: int
-    activation: Activation | None
+    ending: Ending
 
     def split(self, features: FoundFeatures) -> Split:
         """The split at these features."""
@@ -117,8 +89,8 @@ class Recording:
         last = self.run.steps[-1]
         return Split(
             Place(value.step.func, value.step.nth, value.output), Place(last.func, last.nth, 0), layout,
-            tuple(value.tensor.shape[1:]), tuple(step.name for step in value.head.steps), self.dropped, kind, pooling,
-            as_rows(self.run.logits).shape[1], self.activation, self.run.readout is not self.run.logits,
+            tuple(value.tensor.shape[1:]), tuple(step.name for step in value.head.steps), self.ending, kind, pooling,
+            as_rows(self.run.logits).shape[1], self.run.readout is not self.run.logits,
         )  # fmt: skip
 
 
@@ -156,12 +128,8 @@ def record(model: nn.Module, batch: Tensor, layer: nn.Module | None = None) -> R
             f"no torch call leads from the input {tuple(batch.shape)} to the logits {tuple(logits.shape)}: "
             "the model hides its calls (TorchScript, custom autograd functions); wrap its last layer in plain torch"
         )
-    dropped = 0
-    activation: Activation | None = None
-    while len(steps) > 1 and steps[-1].name in _LAST_ACTIVATIONS:
-        activation = _LAST_ACTIVATIONS[steps[-1].name]
-        steps, dropped = steps[:-1], dropped + 1
-    return Recording(RecordedPass(model, batch, steps, steps[-1].tensors[0]), tuple(named), dropped, activation)
+    ending = find_ending(steps)
+    return Recording(RecordedPass(model, batch, *ending.before(steps, logits)), tuple(named), ending)
 
 
 def search(run: RecordedPass) -> FoundFeatures:
@@ -214,7 +182,9 @@ def _branch(run: RecordedPass, whole: FoundFeatures | None) -> FoundFeatures | N
     ``certain_layout``), and if it is learned, not merely pooled, from the ``whole`` value that all passes through.
     None if every grid is that of ``whole`` (keys and values of an attention, say): then ``whole`` says more.
     """
-    made = {value: RecordedValue(run, i, o) for i, step in enumerate(run.steps) for o, value in enumerate(step.outputs)}
+    by_name = {
+        name: RecordedValue(run, i, o) for i, step in enumerate(run.steps) for o, name in enumerate(step.outputs)
+    }
     most = math.inf if whole is None else math.prod(whole.layout.grid)
 
     @cache
@@ -234,14 +204,16 @@ def _branch(run: RecordedPass, whole: FoundFeatures | None) -> FoundFeatures | N
     for last, frontier in reversed(list(frontiers(run.steps, run.end))):
         if whole is not None and last <= whole.value.index:
             break
-        values = [made[value] for value in frontier if made[value].layouts]
+        values = [by_name[name] for name in frontier if by_name[name].layouts]
         if whole and all(any(layout.grid == whole.layout.grid for layout in value.layouts) for value in values):
             continue
         if not all(read(value)[0] for value in values):
             continue
         every = (features for value in sorted(values, key=cells, reverse=True) if (features := found(value)))
         finest = next(every, None)
-        if finest and (not whole or any(one.layout.grid != whole.layout.grid for one in chain([finest], every))):
+        if finest and (
+            not whole or any(features.layout.grid != whole.layout.grid for features in chain([finest], every))
+        ):
             return finest
     return None
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from camlucida.errors import ModelError
 from camlucida.pytorch.attention_weights import Attention, run_with_attention
 from camlucida.pytorch.head import DESCRIPTIONS, FrozenStatistics, Pooling, RecordedFunction
-from camlucida.pytorch.split import Split, as_rows, logits_in, tail_behind
+from camlucida.pytorch.outputs import as_rows, logits_in
+from camlucida.pytorch.split import Split
 from camlucida.pytorch.tape import Tape, TapeStep
 from camlucida.targets import Score
 
@@ -73,11 +74,11 @@ class TorchPass:
         Differentiable where gradients are on.
         """
         own = inputs.clone()  # a model may normalize its input in place
-        if not self.split.dropped:
+        if not self.split.ending.dropped:
             return as_rows(logits_in(self.model(own))).to(self.logits.dtype)
         with Tape([own]) as tape:
             output = self.model(own)
-        return as_rows(tail_behind(tape, output, self.split.dropped)[1]).to(self.logits.dtype)
+        return as_rows(self.split.ending.logits(tape, output)[1]).to(self.logits.dtype)
 
     def predict(self, inputs: Tensor, most: int = 32) -> Tensor:
         """Logits (N, K) of other inputs (N, C, *space), by plain forward passes of at most ``most`` inputs."""

@@ -14,7 +14,7 @@ from camlucida.errors import ModelError
 from camlucida.pytorch.engine import TorchEngine
 from camlucida.pytorch.grid import Layout
 from camlucida.pytorch.head import DESCRIPTIONS
-from camlucida.pytorch.split import as_rows
+from camlucida.pytorch.outputs import as_rows
 from camlucida.pytorch.tape import CallCounter, Place, tensors_in
 from camlucida.pytorch.torch_pass import TorchPass
 
