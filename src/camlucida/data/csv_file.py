@@ -99,12 +99,6 @@ def _gathered(
     return pictures
 
 
-def _size(row: dict[str, str]) -> tuple[int, int] | None:
-    if not row.get("width") and not row.get("height"):
-        return None
-    return checked_size(row.get("height"), row.get("width"))
-
-
 def _box(row: dict[str, str], size_hw: tuple[int, int] | None) -> Box | None:
     if not any(row[corner] for corner in _CORNERS):
         return None
@@ -117,7 +111,8 @@ def _add(said: PictureRows, new: PictureRows, row: dict[str, str], label: str, w
         raise BadRecordError("too few or too many columns; expected as many as in the first line")
     if not row["path"] or not row[label]:
         raise BadRecordError(f"column {'path' if not row['path'] else label!r} is empty")
-    new.size_hw = _size(row)
+    if row.get("width") or row.get("height"):
+        new.size_hw = checked_size(row.get("height"), row.get("width"))
     box = _box(row, new.size_hw) if with_boxes else None
     if (new.split, new.group, new.size_hw) != (said.split, said.group, said.size_hw):
         raise BadRecordError(f"{quoted(row['path'])} has another split, group or size than in line {said.line}")

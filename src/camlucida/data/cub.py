@@ -46,7 +46,10 @@ def read_cub(place: str, errors: ErrorCollector) -> Dataset:
     for key, (where, name) in _table(root / "images.txt", errors).items():
         with errors.at(where):
             once(seen, name, "picture")
-            said = {table: _said(rows, key, table) for table, rows in tables.items()}
+            absent = next((table for table, rows in tables.items() if key not in rows), None)
+            if absent is not None:
+                raise BadRecordError(f"id {quoted(key)} is not in {absent}.txt")
+            said = {table: rows[key][1] for table, rows in tables.items()}
             records.append(_record(tree, name, said, ids))
     return Dataset("CUB-200-2011", tuple(name for _, name in classes.values()), tuple(records))
 
@@ -61,12 +64,6 @@ def _table(file: Path, errors: ErrorCollector) -> dict[str, tuple[str, str]]:
         else:
             rows[key] = where, value.strip()
     return rows
-
-
-def _said(rows: dict[str, tuple[str, str]], key: str, table: str) -> str:
-    if key not in rows:
-        raise BadRecordError(f"id {quoted(key)} is not in {table}.txt")
-    return rows[key][1]
 
 
 def _record(tree: Tree, name: str, said: dict[str, str], ids: dict[str, int]) -> Record:

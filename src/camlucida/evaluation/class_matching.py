@@ -15,7 +15,7 @@ _SHOWN = 12
 
 
 def class_ids(
-    classes: Sequence[str], needed: Iterable[int], labels: Sequence[str] | None, logits: int
+    classes: Sequence[str], needed: Iterable[int], class_names: Sequence[str] | None, logits: int
 ) -> dict[int, int]:
     """The model's class of each class of the data that is needed: same name, or same case-blind name, or a synonym.
 
@@ -24,7 +24,7 @@ def class_ids(
     Args:
         classes: names of the data's classes.
         needed: ids of those that occur.
-        labels: names of the model's classes; None: unknown, then the data's order is taken if the counts agree.
+        class_names: of the model's classes; None: unknown, then the data's order is taken if the counts agree.
         logits: how many the model gives; a single one is two classes.
 
     Raises:
@@ -34,29 +34,29 @@ def class_ids(
     {0: 2, 1: 1}
     """
     count = max(logits, 2)
-    if labels is None:
+    if class_names is None:
         if len(classes) == count:
-            return {one: one for one in needed}
+            return {label: label for label in needed}
         raise TargetError(
             f"the model has {count} classes without names and the data has {len(classes)} ({_listed(classes)}); "
             "give the model's labels, or data with as many classes in the same order"
         )
-    found: dict[int, int] = {}
+    ids: dict[int, int] = {}
     missing = []
-    for one in dict.fromkeys(needed):
+    for label in dict.fromkeys(needed):
         try:
-            found[one] = find_class(classes[one], logits, labels)
+            ids[label] = find_class(classes[label], logits, class_names)
         except TargetError:
-            missing.append(classes[one])
+            missing.append(classes[label])
     if missing:
         raise TargetError(
             f"the model does not know the data's {'class' if len(missing) == 1 else 'classes'} {_listed(missing)} "
-            f"by one name; the data has {_listed(classes)}; the model has {_listed(labels)}"
+            f"by one name; the data has {_listed(classes)}; the model has {_listed(class_names)}"
         )
-    if len(set(found.values())) < len(found):
-        twice = [classes[one] for one, other in found.items() if list(found.values()).count(other) > 1]
+    if len(set(ids.values())) < len(ids):
+        twice = [classes[label] for label, own in ids.items() if list(ids.values()).count(own) > 1]
         raise TargetError(f"the data's classes {_listed(twice)} are one class to the model; rename them")
-    return found
+    return ids
 
 
 def ranks_of(logits: NDArray[np.float32], ids: Sequence[int]) -> list[int]:
