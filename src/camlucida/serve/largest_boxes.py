@@ -42,11 +42,11 @@ def largest_boxes(maps: NDArray[np.float32], view: View, threshold: float = 0.2)
     across = _Columns(interpolation_matrix(width, maps.shape[2], x0, x1))
     rows = interpolation_matrix(height, maps.shape[1], y0, y1)
     step = max(1, _AT_ONCE // (height * maps.shape[2]))
-    found: list[Box | None] = []
+    boxes: list[Box | None] = []
     for first in range(0, len(maps), step):
         tall = (rows @ maps[first : first + step]).astype(np.float32)
-        found += _boxes(tall, across, threshold)
-    return found
+        boxes += _boxes(tall, across, threshold)
+    return boxes
 
 
 class _Columns:
@@ -91,15 +91,15 @@ def _runs(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """For each row and cell, the pixels above the cut: from start on, before stop; none where they are equal."""
     high_a, high_b = a > cut, b > cut
-    begin, end = (np.broadcast_to(one.astype(np.int32), a.shape).copy() for one in (across.begin, across.end))
+    begin, end = (np.broadcast_to(edge.astype(np.int32), a.shape).copy() for edge in (across.begin, across.end))
     start, stop = begin, np.where(high_a | high_b, end, begin)
     at = np.flatnonzero(high_a != high_b)  # the value passes the cut between a and b
-    one, other, limit = a.take(at), b.take(at), cut.take(at // a[0].size)
+    left, right, limit = a.take(at), b.take(at), cut.take(at // a[0].size)
     falls, low, high = high_a.take(at), begin.take(at), end.take(at)
     last = high - 1
     for _ in range(int((across.end - across.begin).max()).bit_length()):  # halving; what is sought lies in [low, high]
         middle = (low + high) >> 1
-        beyond = (across.at(one, other, np.minimum(middle, last)) > limit) != falls
+        beyond = (across.at(left, right, np.minimum(middle, last)) > limit) != falls
         high = np.where(beyond, middle, high)
         low = np.where(beyond, low, np.minimum(middle + 1, high))
     np.put(stop, at[falls], low[falls])
@@ -110,9 +110,9 @@ def _runs(
 def _largest(start: NDArray[np.int32], stop: NDArray[np.int32], across: _Columns) -> list[Box | None]:
     """The box around the largest 8-connected set of runs for each map."""
     marked = stop > start
-    labels = _labels(marked, marked & (start == across.begin), marked & (stop == across.end), start, stop)
+    numbers = _part_numbers(marked, marked & (start == across.begin), marked & (stop == across.end), start, stop)
     at = np.flatnonzero(marked)
-    own, from_x, to_x = labels.take(at), start.take(at), stop.take(at)
+    own, from_x, to_x = numbers.take(at), start.take(at), stop.take(at)
     areas = np.bincount(own, to_x - from_x)
     parts = np.searchsorted(at, np.arange(len(marked) + 1) * marked[0].size)
     boxes: list[Box | None] = []
@@ -127,7 +127,7 @@ def _largest(start: NDArray[np.int32], stop: NDArray[np.int32], across: _Columns
     return boxes
 
 
-def _labels(
+def _part_numbers(
     marked: NDArray[np.bool_],
     at_begin: NDArray[np.bool_],
     at_end: NDArray[np.bool_],
@@ -152,6 +152,6 @@ def _labels(
     joints[:, :, 1::4] = both & (start[:, :-1] <= stop[:, 1:]) & (start[:, 1:] <= stop[:, :-1])
     border = at_end | next_begin
     joints[:, :, 3::4] = border[:, :-1] & border[:, 1:]
-    _, labels = cv2.connectedComponents(drawn.reshape(-1, 4 * cells), connectivity=8, ltype=cv2.CV_32S)
-    numbers: NDArray[np.int32] = np.asarray(labels, np.int32).reshape(drawn.shape)[:, ::2, 1::4]
+    _, drawn_numbers = cv2.connectedComponents(drawn.reshape(-1, 4 * cells), connectivity=8, ltype=cv2.CV_32S)
+    numbers: NDArray[np.int32] = np.asarray(drawn_numbers, np.int32).reshape(drawn.shape)[:, ::2, 1::4]
     return numbers

@@ -75,9 +75,7 @@ class RequestBatcher:
         CamlucidaError: the model fails on a blank picture.
     """
 
-    def __init__(
-        self, explainer: Explainer, settings: ServerSettings, on_batch: Callable[[int], None] = lambda count: None
-    ) -> None:
+    def __init__(self, explainer: Explainer, settings: ServerSettings, on_batch: Callable[[int], None]) -> None:
         self.explainer, self.settings, self._on_batch = explainer, settings, on_batch
         name, session = explainer.model.name, explainer.model.session
         # An ONNX file computes the maps of all classes anyway, so pictures with different wishes share a run.
@@ -94,9 +92,8 @@ class RequestBatcher:
                 "again without --top"
             )
         self.grid_hw = maps.maps.shape[2:]
-        self.activation: Activation = (
-            explainer.activation or maps.facts.activation or default_activation(self.classes.width)
-        )
+        known = explainer.activation or maps.facts.activation
+        self.activation: Activation = known or default_activation(self.classes.width)
         self._names = tuple(self.classes.all_names())
         self.under_way = 0  # touched by the event loop alone
         self._reading = 0
@@ -229,8 +226,8 @@ class RequestBatcher:
 
     def _explain(self, group: Sequence[PreparedJob], classes: RequestedClasses) -> tuple[MapBatch, NDArray[np.float32]]:
         values = np.stack([prepared.values for prepared in group])
-        asked = list(classes) if isinstance(classes, tuple) else classes
-        maps = self.explainer.runner.explain(values, asked, self.explainer.class_names)
+        ids_or_count = list(classes) if isinstance(classes, tuple) else classes
+        maps = self.explainer.runner.explain(values, ids_or_count, self.explainer.class_names)
         return maps, residuals(maps)
 
     def _write(self, prepared: PreparedJob, maps: MapBatch, residual: NDArray[np.float32], i: int) -> None:

@@ -60,12 +60,11 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         least = {"max_body": 1, "max_pixels": 1, "max_held": self.max_body, "queue": 1, "per_client": 1,
-                 "connections": 1, "batch": 1}  # fmt: skip
+                 "connections": 1, "batch": 1, "threads": 1}  # fmt: skip
         for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                raise ServeError(f"{name}: expected at least {lowest}, got {getattr(self, name)}")
-        if self.threads is not None and self.threads < 1:
-            raise ServeError(f"threads: expected at least 1, got {self.threads}")
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise ServeError(f"{name}: expected at least {lowest}, got {value}")
         if not 0 <= self.port < 2**16:
             raise ServeError(f"port: expected 0 to 65535, got {self.port}")
         for name in ("timeout", "body_timeout", "keep_alive"):
