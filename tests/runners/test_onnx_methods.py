@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from functools import partial
 
@@ -14,17 +15,19 @@ import camlucida as cl
 from camlucida.errors import FeaturesNotFoundError, MethodError, ModelError
 from camlucida.explainer import Explainer
 from camlucida.methods.blackbox import occlusion, rise
+from camlucida.methods.forward_pass import Maps
 from camlucida.methods.perturbation import iscam, sscam
-from camlucida.methods.registry import METHODS, find_method
+from camlucida.methods.registry import METHODS, WITHOUT_GRADIENTS, find_method
+from camlucida.targets import choose
 from nets import BY_NAME, CASES, Call, Net, conv_body, linear, pooled
 from onnx_files import close, export
 
 onnx = pytest.importorskip("onnx")
 from camlucida.onnx.graph_cut import route_of, sizes_read  # noqa: E402
+from camlucida.onnx.onnx_pass import OnnxClassifier, OnnxPass  # noqa: E402
 from camlucida.onnx.session import OnnxSession  # noqa: E402
 
-FREE = {"occlusion", "scorecam", "faster-scorecam", "ablationcam", "reciprocam", "eigencam", "kpcacam", "fem", "dff",
-        "random", "centre", "rise", "sscam", "iscam"}  # fmt: skip
+FREE = {name for name, method in METHODS.items() if not {"gradients", "attention"} & set(method.needs)}
 """The methods that need no gradient; all others but cam must say that they do."""
 CHEAP = {"rise": partial(rise, samples=8), "sscam": partial(sscam, samples=2), "iscam": partial(iscam, steps=3)}
 NORMALIZED = {case.name for case in CASES if case.kind == "normalized"}
@@ -61,7 +64,35 @@ def test_every_method_of_the_registry_works_or_says_why(tmp_path):
         MethodError, match=r"no maps among its outputs \(\d+\); make them with: camlucida export .*onnx"
     ):
         Explainer(model)
+    assert len(FREE) == 14
+    assert set(re.split(", | or ", WITHOUT_GRADIENTS)) < FREE
     assert find_method("cam").name not in FREE
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - FREE))
+def test_what_methods_say_they_need_they_ask_for(name, tmp_path):
+    """A method that the table keeps from ONNX files would be refused by their passes too."""
+    case = BY_NAME["gap_linear"]
+    x = case.batch(1, torch.float32)
+    network = OnnxSession(export(case.net(torch.float32), x, tmp_path / "net.onnx").read_bytes(), "net")
+    classifier = OnnxClassifier(network, (tmp_path / "net.onnx").read_bytes(), next(iter(network.outputs)))
+
+    def refuse():
+        raise MethodError("asked for")
+
+    with pytest.raises(MethodError, match="asked for"):
+        METHODS[name].compute(OnnxPass(classifier, x, refuse), choose([0], torch.zeros(1, 5), None))
+
+
+def test_a_function_of_the_users_own_is_refused_where_it_asks_for_gradients(tmp_path):
+    def own(forward_pass, targets):
+        return Maps(forward_pass.gradients(targets.of)[0].sum(2), None)
+
+    case = BY_NAME["gap_linear"]
+    x = case.batch(1, torch.float32)
+    model = cl.open_model(export(case.net(torch.float32), x, tmp_path / "net.onnx"))
+    with pytest.raises(MethodError, match=r"net.onnx: own needs a network's gradients .* or rise"):
+        Explainer(model, method=own)(x.numpy(), [0])
 
 
 @pytest.mark.parametrize("name", ["gap_linear", "class_token"])

@@ -38,5 +38,5 @@ def centre(forward_pass: ForwardPass, targets: Targets, *, deviation: float = 0.
     return _everywhere(torch.exp(-0.5 * torch.as_tensor(square) / deviation**2), forward_pass, targets)
 
 
-def _everywhere(one: Tensor, forward_pass: ForwardPass, targets: Targets) -> Maps:
-    return Maps(one.to(forward_pass.features).expand(*targets.ids.shape, *one.shape).clone(), None)
+def _everywhere(grid: Tensor, forward_pass: ForwardPass, targets: Targets) -> Maps:
+    return Maps(grid.to(forward_pass.features).expand(*targets.ids.shape, *grid.shape).clone(), None)

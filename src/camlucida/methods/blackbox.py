@@ -54,12 +54,12 @@ def rise(
     sums = forward_pass.logits.new_zeros(*targets.ids.shape, *space)
     for first in range(0, samples, batch):
         masks = _random_masks(min(batch, samples - first), space, cells, keep, generator).to(forward_pass.logits)
-        found = []
+        scores = []
         for b, picture in enumerate(forward_pass.inputs):
             pictures = torch.full((len(masks),), b, device=forward_pass.inputs.device)
             make = partial(_times, picture, masks.to(picture))
-            found.append(scores_of(forward_pass, targets, pictures, make, batch, activation))
-        sums = sums + torch.einsum("bnt,n...->bt...", torch.stack(found), masks[:, 0])
+            scores.append(scores_of(forward_pass, targets, pictures, make, batch, activation))
+        sums = sums + torch.einsum("bnt,n...->bt...", torch.stack(scores), masks[:, 0])
     return Maps(sums / (samples * keep), None)
 
 
@@ -98,8 +98,8 @@ def occlusion(
 
     def make(part: Tensor) -> Tensor:
         hidden = forward_pass.inputs[pictures[part]]
-        for one, position in zip(hidden, part.tolist(), strict=True):
-            one[(slice(None), *places[position % len(places)])] = fill
+        for picture, position in zip(hidden, part.tolist(), strict=True):
+            picture[(slice(None), *places[position % len(places)])] = fill
         return hidden
 
     scores = scores_of(forward_pass, targets, pictures, make, batch, "none")

@@ -127,11 +127,11 @@ def dff(forward_pass: ForwardPass, targets: Targets, *, rank: int = 5) -> Maps:
     Raises:
         MethodError: the rank is below 1.
     """
-    found = concepts(forward_pass, rank=rank)
-    cells = found.maps.flatten(2)
+    parts = concepts(forward_pass, rank=rank)
+    cells = parts.maps.flatten(2)
     shares = cells / cells.sum(2, keepdim=True).clamp_min(torch.finfo(cells.dtype).tiny)
-    maps = torch.bmm(evidence(forward_pass, targets, found), shares)
-    return Maps(maps.reshape(*maps.shape[:2], *found.maps.shape[2:]), None)
+    maps = torch.bmm(evidence(forward_pass, targets, parts), shares)
+    return Maps(maps.reshape(*maps.shape[:2], *parts.maps.shape[2:]), None)
 
 
 def concepts(forward_pass: ForwardPass, *, rank: int = 5, iterations: int = 200) -> Concepts:
@@ -165,12 +165,12 @@ def concepts(forward_pass: ForwardPass, *, rank: int = 5, iterations: int = 200)
     return Concepts(where.reshape(*where.shape[:2], *forward_pass.features.shape[2:]), what)
 
 
-def evidence(forward_pass: ForwardPass, targets: Targets, found: Concepts) -> Tensor:
+def evidence(forward_pass: ForwardPass, targets: Targets, factors: Concepts) -> Tensor:
     """What each concept alone adds to the scores: S(head(maps_r ⊗ directions_r)) - S(head(0)), (B, T, r).
 
     Tokens before the grid stay as they were. Behind a pooling, normalization statistics are held at this pass's.
     """
-    parts = found.maps.flatten(2)[:, :, None] * found.directions[..., None]  # (B, r, C, cells)
+    parts = factors.maps.flatten(2)[:, :, None] * factors.directions[..., None]  # (B, r, C, cells)
     with torch.no_grad():
         if forward_pass.split.pooling is not None and forward_pass.split.kind != "nonlinear":
             pooled, head = forward_pass.pooled_head()
@@ -262,5 +262,5 @@ def _signed(maps: Tensor, features: Tensor) -> Tensor:
 def _for_every_target(maps: Tensor, forward_pass: ForwardPass, targets: Targets) -> Maps:
     """Maps (B, cells) of the pictures, as those of each of T targets."""
     grid = forward_pass.features.shape[2:]
-    one = maps.to(forward_pass.features).reshape(len(maps), 1, *grid)
-    return Maps(one.expand(-1, targets.ids.shape[1], *grid), None)
+    each = maps.to(forward_pass.features).reshape(len(maps), 1, *grid)
+    return Maps(each.expand(-1, targets.ids.shape[1], *grid), None)

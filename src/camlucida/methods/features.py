@@ -160,12 +160,12 @@ def _scores_of_many(
     """Confidences (count, B, T) of a head for ``count`` perturbations of its input, ``make(positions)`` (n, B, …)."""
     size = len(forward_pass.features)
     rows = torch.arange(size, device=forward_pass.features.device)
-    found = []
+    scores = []
     for part in torch.split(torch.arange(count, device=forward_pass.features.device), max(1, batch // size)):
         logits = map_over_batches(head, make(part))
         every = chosen(targets, rows.repeat(len(part)))
-        found.append(confidences(every, logits.flatten(0, 1), activation).reshape(len(part), size, -1))
-    return torch.cat(found)
+        scores.append(confidences(every, logits.flatten(0, 1), activation).reshape(len(part), size, -1))
+    return torch.cat(scores)
 
 
 def _head_of(forward_pass: ForwardPass) -> Head:

@@ -43,17 +43,17 @@ def fused(maps: Sequence[Tensor], gamma: float = 2.0) -> Tensor:
         >>> fused([torch.tensor([[[0.0, 1.0, 2.0, -1.0]]]), torch.tensor([[[8.0, 4.0]]])])
         tensor([[[1.0000, 0.8750, 1.0000, 0.5000]]])
     """
-    if not maps or len({(*one.shape[:2], one.ndim) for one in maps}) > 1 or not 3 <= maps[0].ndim <= 5:
-        shapes = ", ".join(str(tuple(one.shape)) for one in maps) or "none"
+    if not maps or len({(*layer.shape[:2], layer.ndim) for layer in maps}) > 1 or not 3 <= maps[0].ndim <= 5:
+        shapes = ", ".join(str(tuple(layer.shape)) for layer in maps) or "none"
         raise CamlucidaError(f"fusion: expected maps (B, T, *grid) of one B and T, in 1 to 3 directions; got {shapes}")
-    finest = tuple(max(sizes) for sizes in zip(*(one.shape[2:] for one in maps), strict=True))
-    coarsest = min(math.prod(one.shape[2:]) for one in maps)
+    finest = tuple(max(sizes) for sizes in zip(*(layer.shape[2:] for layer in maps), strict=True))
+    coarsest = min(math.prod(layer.shape[2:]) for layer in maps)
     shares = []
-    for one in maps:
-        positive = one.relu()
-        top = positive.flatten(2).amax(2).reshape(*one.shape[:2], *(1,) * (one.ndim - 2))
+    for layer in maps:
+        positive = layer.relu()
+        top = positive.flatten(2).amax(2).reshape(*layer.shape[:2], *(1,) * (layer.ndim - 2))
         share = positive / top.masked_fill(top == 0, 1)
-        if math.prod(one.shape[2:]) >= SHALLOW ** (one.ndim - 2) * coarsest:
+        if math.prod(layer.shape[2:]) >= SHALLOW ** (layer.ndim - 2) * coarsest:
             share = (gamma * share).tanh()
         if share.shape[2:] != finest:
             share = upsampled(share, finest)

@@ -120,18 +120,17 @@ def _against(forward_pass: ForwardPass, targets: Targets, *, rivals: int, streng
     logits = forward_pass.logits
     if (targets.ids < 0).any() or logits.shape[1] < 2:
         raise MethodError("this method compares classes: ask for classes of a model that has at least two")
-    asked = torch.from_numpy(targets.ids).to(logits.device)
-    own = logits.gather(1, asked)[:, :, None]
+    class_ids = torch.from_numpy(targets.ids).to(logits.device)
+    own = logits.gather(1, class_ids)[:, :, None]
     # One rival is the strongest other class; several are the nearest in logit.
-    distance = (logits[:, None] - own).abs() if rivals > 1 else -logits[:, None].expand(-1, asked.shape[1], -1)
-    distance = distance.scatter(2, asked[:, :, None], torch.inf)
+    distance = (logits[:, None] - own).abs() if rivals > 1 else -logits[:, None].expand(-1, class_ids.shape[1], -1)
+    distance = distance.scatter(2, class_ids[:, :, None], torch.inf)
     nearest = distance.topk(min(rivals, logits.shape[1] - 1), dim=2, largest=False).indices
     probability = logits.softmax(1)[:, None].expand_as(distance).gather(2, nearest)
     share = probability / probability.sum(2, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
     weights = torch.zeros_like(distance).scatter(2, nearest, -strength * share)
-    weights = weights.scatter_add(2, asked[:, :, None], torch.ones_like(own))
+    weights = weights.scatter_add(2, class_ids[:, :, None], torch.ones_like(own))
     against = replace(
         targets, weights=weights.float().cpu().numpy(), ids=np.full_like(targets.ids, -1), everything=False
     )
-    made = cam(forward_pass, against)
-    return Maps(made.maps, made.bias, against.of(logits))
+    return cam(forward_pass, against)._replace(scores=against.of(logits))

@@ -71,9 +71,9 @@ def blurred(inputs: Tensor, deviation: float, radius: int) -> Tensor:
     return inputs
 
 
-def activation_of(forward_pass: ForwardPass, asked: Activation | None) -> Activation:
-    """How logits become confidences: as asked, else as the model itself does, else its default."""
-    return asked or forward_pass.split.activation or default_activation(forward_pass.logits.shape[1])
+def activation_of(forward_pass: ForwardPass, wanted: Activation | None) -> Activation:
+    """How logits become confidences: as wanted, else as the model itself does, else its default."""
+    return wanted or forward_pass.split.activation or default_activation(forward_pass.logits.shape[1])
 
 
 def confidences(targets: Targets, logits: Tensor, activation: Activation) -> Tensor:

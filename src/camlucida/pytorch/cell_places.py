@@ -104,7 +104,7 @@ def sharp(measured: Sequence[Locality]) -> list[Locality]:
 
 def in_place(measured: Sequence[Locality]) -> Layout | None:
     """The layout on which changes show sharply and most in place, if there is one."""
-    best = max(sharp(measured), key=lambda found: (round(found.place, 1), -found.layout.offness), default=None)
+    best = max(sharp(measured), key=lambda local: (round(local.place, 1), -local.layout.offness), default=None)
     return best.layout if best is not None and best.place > _IN_PLACE else None
 
 

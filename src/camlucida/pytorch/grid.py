@@ -89,13 +89,13 @@ def candidates(shape: Sequence[int], batch: int, input_space: Sequence[int]) -> 
     space = len(input_space)
     if len(shape) < 3 or shape[0] != batch:
         return []
-    found = []
+    layouts = []
     if len(shape) == space + 2:
         for channel_axis, axes in ((1, tuple(range(2, space + 2))), (space + 1, tuple(range(1, space + 1)))):
             grid = tuple(shape[axis] for axis in axes)
             off = _offness(grid, input_space)
             if off is not None and (channel_axis == 1 or shape[channel_axis] > 1):  # pooled B×C×1 is no grid of C cells
-                found.append(Layout(channel_axis, axes, grid, 0, off))
+                layouts.append(Layout(channel_axis, axes, grid, 0, off))
     if len(shape) == 3 and space > 1 and min(shape[1:]) > 1:
         for channel_axis, axis in ((2, 1), (1, 2)):
             for prefix in range(min(MOST_PREFIX_TOKENS, shape[axis] - 1) + 1):
@@ -103,10 +103,9 @@ def candidates(shape: Sequence[int], batch: int, input_space: Sequence[int]) -> 
                     off = _offness(grid, input_space)
                     if off is not None:
                         # Inexact proportions with a few odd tokens explain any length: believe them least.
-                        found.append(Layout(channel_axis, (axis,), grid, prefix, off * 100 + prefix * 1e-3))
-        exact = [layout for layout in found if layout.offness < 1]
-        found = exact or found
-    return sorted(found, key=lambda layout: layout.offness)
+                        layouts.append(Layout(channel_axis, (axis,), grid, prefix, off * 100 + prefix * 1e-3))
+        layouts = [layout for layout in layouts if layout.offness < 1] or layouts
+    return sorted(layouts, key=lambda layout: layout.offness)
 
 
 def _grids(cells: int, input_space: Sequence[int]) -> list[tuple[int, ...]]:

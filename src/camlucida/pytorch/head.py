@@ -26,32 +26,32 @@ _STATISTICS = {"var", "std", "norm", "vector_norm", "rsqrt", "sqrt", "normalize"
 
 
 class FrozenStatistics:
-    """Holds the scale statistics of normalizations (LayerNorm, GroupNorm, RMSNorm, L2) fixed while a head is replayed.
+    """Freezes the scale statistics of normalizations (LayerNorm, GroupNorm, RMSNorm, L2) while a head is replayed.
 
     The first replay measures them at its input; later ones use those. Centring is linear and stays.
     """
 
     def __init__(self) -> None:
-        self._held: list[Tensor] = []
+        self._measured: list[Tensor] = []
         self._next: int | None = None
 
     def rewind(self) -> None:
         """Begin another replay."""
-        self._next = None if not self._held else 0
+        self._next = None if not self._measured else 0
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._measured)
 
-    def _hold(self, measure: Callable[[], Tensor]) -> Tensor:
+    def _frozen(self, measure: Callable[[], Tensor]) -> Tensor:
         if self._next is None:
-            self._held.append(measure().detach())
-            return self._held[-1]
-        held = self._held[self._next]
+            self._measured.append(measure().detach())
+            return self._measured[-1]
+        statistic = self._measured[self._next]
         self._next += 1
-        return held
+        return statistic
 
     def __call__(self, step: TapeStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The step's result with its statistics held, or NotImplemented for steps that have none."""
+        """The step's result with its statistics frozen, or NotImplemented for steps that have none."""
         name = step.name
         if name == "layer_norm":
             return self._layer_norm(*args, **kwargs)
@@ -62,7 +62,7 @@ class FrozenStatistics:
         if name == "normalize":
             return self._normalize(*args, **kwargs)
         if name in _STATISTICS:
-            return self._hold(lambda: step.func(*args, **kwargs))
+            return self._frozen(lambda: step.func(*args, **kwargs))
         return NotImplemented
 
     def _layer_norm(
@@ -70,7 +70,7 @@ class FrozenStatistics:
         *_: object,
     ) -> Tensor:  # fmt: skip
         axes = tuple(range(-len(normalized_shape), 0))
-        scale = self._hold(lambda: (x.var(axes, unbiased=False, keepdim=True) + eps).rsqrt())
+        scale = self._frozen(lambda: (x.var(axes, unbiased=False, keepdim=True) + eps).rsqrt())
         return _affine((x - x.mean(axes, keepdim=True)) * scale, weight, bias)
 
     def _rms_norm(
@@ -78,20 +78,20 @@ class FrozenStatistics:
     ) -> Tensor:
         axes = tuple(range(-len(normalized_shape), 0))
         small = torch.finfo(x.dtype).eps if eps is None else eps
-        return _affine(x * self._hold(lambda: (x.square().mean(axes, keepdim=True) + small).rsqrt()), weight, None)
+        return _affine(x * self._frozen(lambda: (x.square().mean(axes, keepdim=True) + small).rsqrt()), weight, None)
 
     def _group_norm(
         self, x: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: object
     ) -> Tensor:
         groups = x.reshape(x.shape[0], num_groups, -1)
-        scale = self._hold(lambda: (groups.var(2, unbiased=False, keepdim=True) + eps).rsqrt())
+        scale = self._frozen(lambda: (groups.var(2, unbiased=False, keepdim=True) + eps).rsqrt())
         normal = ((groups - groups.mean(2, keepdim=True)) * scale).reshape(x.shape)
         shape = (1, -1) + (1,) * (x.ndim - 2)
         reshaped = [None if part is None else part.reshape(shape) for part in (weight, bias)]
         return _affine(normal, *reshaped)
 
     def _normalize(self, x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Tensor:
-        return x / self._hold(lambda: x.norm(p, dim, keepdim=True).clamp_min(eps))
+        return x / self._frozen(lambda: x.norm(p, dim, keepdim=True).clamp_min(eps))
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -112,8 +112,8 @@ class RecordedFunction:
         if statistics is not None:
             statistics.rewind()
         dtype = x.dtype if x.dtype != self.start.dtype else None
-        made = replay(self.steps, {id(self.start): x}, dtype=dtype, instead=statistics)
-        return made[id(self.end)]
+        tensors = replay(self.steps, {id(self.start): x}, dtype=dtype, instead=statistics)
+        return tensors[id(self.end)]
 
     def double_safe(self) -> RecordedFunction:
         """Casts written into the recording (``x.float()``) made neutral, so that it can run in float64."""

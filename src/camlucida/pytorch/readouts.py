@@ -147,17 +147,19 @@ class BoxScore(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Scores (B, n), in [0, 1] for detectors whose scores are."""
-        found = self.detector(list(pictures.unbind(0)))
-        if not isinstance(found, list | tuple) or len(found) != len(pictures) or not all(map(_is_detection, found)):
+        detections = self.detector(list(pictures.unbind(0)))
+        valid = isinstance(detections, list | tuple) and all(map(_is_detections, detections))
+        if not valid or len(detections) != len(pictures):
+            gave = f"{type(detections).__name__} {_shapes(detections)}"
             raise ModelError(f"box score: expected a mapping with boxes, scores and labels for each of {len(pictures)} "
-                             f"pictures; the detector gave {type(found).__name__} {_shapes(found)}")  # fmt: skip
-        return torch.stack([self._score(one) for one in found])
+                             f"pictures; the detector gave {gave}")  # fmt: skip
+        return torch.stack([self._score(of_picture) for of_picture in detections])
 
-    def _score(self, found: dict[str, Tensor]) -> Tensor:
-        scores = torch.cat((found["scores"], found["scores"].new_zeros(1)))  # the last: no detection
+    def _score(self, detections: dict[str, Tensor]) -> Tensor:
+        scores = torch.cat((detections["scores"], detections["scores"].new_zeros(1)))  # the last: no detection
         with torch.no_grad():
-            fit = overlaps(self.boxes.to(found["boxes"]), found["boxes"].detach())
-            fit = fit.masked_fill((fit < self.iou) | (self.labels[:, None] != found["labels"]), 0)
+            fit = overlaps(self.boxes.to(detections["boxes"]), detections["boxes"].detach())
+            fit = fit.masked_fill((fit < self.iou) | (self.labels[:, None] != detections["labels"]), 0)
             best = torch.cat((fit, fit.new_full((len(fit), 1), self.iou / 2)), 1).argmax(1)
         return scores[best]
 
@@ -177,8 +179,8 @@ def overlaps(boxes: Tensor, others: Tensor) -> Tensor:
     return shared / union.masked_fill(union <= 0, 1)
 
 
-def _is_detection(found: Any) -> bool:
-    return isinstance(found, dict) and {"boxes", "scores", "labels"} <= set(found)
+def _is_detections(output: Any) -> bool:
+    return isinstance(output, dict) and {"boxes", "scores", "labels"} <= set(output)
 
 
 def _shapes(output: object) -> str:

@@ -211,9 +211,7 @@ def _branch(run: RecordedPass, whole: FoundFeatures | None) -> FoundFeatures | N
             continue
         every = (features for value in sorted(values, key=cells, reverse=True) if (features := found(value)))
         finest = next(every, None)
-        if finest and (
-            not whole or any(features.layout.grid != whole.layout.grid for features in chain([finest], every))
-        ):
+        if finest and (not whole or any(each.layout.grid != whole.layout.grid for each in chain([finest], every))):
             return finest
     return None
 

@@ -76,12 +76,12 @@ def find_splits(model: nn.Module, batch: Tensor, layers: Sequence[Resolved]) -> 
         TargetError: there is no stage of that number.
     """
     every = stages(model, batch) if any(isinstance(layer, int) or layer == "stages" for layer in layers) else ()
-    found: list[Split] = []
+    splits: list[Split] = []
     for layer in layers:
         if isinstance(layer, nn.Module):
-            found.append(trace(model, batch, layer))
+            splits.append(trace(model, batch, layer))
         elif layer == "stages":
-            found += every
+            splits += every
         elif isinstance(layer, int):
             if not -len(every) <= layer < len(every):
                 grids = ", ".join("×".join(map(str, split.layout.grid)) for split in every)
@@ -89,10 +89,10 @@ def find_splits(model: nn.Module, batch: Tensor, layers: Sequence[Resolved]) -> 
                     f"layer={layer}: there is no such stage; input {tuple(batch.shape[1:])} passes through "
                     f"{len(every)}, with grids {grids}: 0 to {len(every) - 1}, or -1 for the last"
                 )
-            found.append(every[layer])
+            splits.append(every[layer])
         else:
-            found.append(trace(model, batch))
-    return tuple(sorted({split.place: split for split in found}.values(), key=lambda split: -len(split.tail)))
+            splits.append(trace(model, batch))
+    return tuple(sorted({split.place: split for split in splits}.values(), key=lambda split: -len(split.tail)))
 
 
 def stages(model: nn.Module, batch: Tensor) -> tuple[Split, ...]:

@@ -62,15 +62,15 @@ def name_of(func: Callable[..., Any]) -> str:
     return str(getattr(owner, "__name__", name)) if name == "__get__" else str(name)
 
 
-def tensors_in(thing: object) -> Iterator[Tensor]:
+def tensors_in(nested: object) -> Iterator[Tensor]:
     """Every tensor in nested tuples, lists and mappings (Hugging Face outputs included), in order."""
-    if isinstance(thing, Tensor):
-        yield thing
-    elif isinstance(thing, dict) or hasattr(thing, "to_tuple"):
-        for part in thing.values() if hasattr(thing, "values") else thing.to_tuple():
+    if isinstance(nested, Tensor):
+        yield nested
+    elif isinstance(nested, dict) or hasattr(nested, "to_tuple"):
+        for part in nested.values() if hasattr(nested, "values") else nested.to_tuple():
             yield from tensors_in(part)
-    elif isinstance(thing, list | tuple):
-        for part in thing:
+    elif isinstance(nested, list | tuple):
+        for part in nested:
             yield from tensors_in(part)
 
 
@@ -79,9 +79,9 @@ def value_of(tensor: Tensor) -> Value:
     return id(tensor), 0 if tensor.is_inference() else tensor._version
 
 
-def replaced(thing: Any, old_to_new: dict[int, Tensor]) -> Any:
-    """``thing`` with tensors swapped by identity, nested containers rebuilt."""
-    return tree_map_only(Tensor, lambda tensor: old_to_new.get(id(tensor), tensor), thing)
+def replaced(nested: Any, old_to_new: dict[int, Tensor]) -> Any:
+    """``nested`` with tensors swapped by identity, nested containers rebuilt."""
+    return tree_map_only(Tensor, lambda tensor: old_to_new.get(id(tensor), tensor), nested)
 
 
 class CallCounter:
@@ -127,29 +127,30 @@ class Tape(TorchFunctionMode):
             return func(*args, **kwargs)
         if self._swaps:
             args, kwargs = replaced(args, self._swaps), replaced(kwargs, self._swaps)
-        given = list(tensors_in((args, kwargs)))
-        before = [value_of(tensor) for tensor in given]
+        arguments = list(tensors_in((args, kwargs)))
+        before = [value_of(tensor) for tensor in arguments]
         result = func(*args, **kwargs)
-        made = [] if isinstance(result, torch.Size) else list(tensors_in(result))
-        changed = tuple(i for i, t in enumerate(given) if value_of(t) != before[i] and all(t is not m for m in made))
-        made += [given[i] for i in changed]
+        outputs = [] if isinstance(result, torch.Size) else list(tensors_in(result))
+        returned = set(map(id, outputs))
+        changed = tuple(i for i, t in enumerate(arguments) if value_of(t) != before[i] and id(t) not in returned)
+        outputs += [arguments[i] for i in changed]
         if self.cut is not None and self.passed_on is None:
-            return self._swap(result, made)
+            return self._swap(result, outputs)
         name = name_of(func)
         read = before[:1] if name in _FIRST_ONLY else [] if name in _VALUE_FREE else before
         inputs = tuple(value for value in read if value in self.dependent)
-        if inputs and made:
-            values = tuple(value_of(tensor) for tensor in made)
+        if inputs and outputs:
+            values = tuple(value_of(tensor) for tensor in outputs)
             self.dependent.update(values)
-            self.alive += made
-            kept = tuple(list(one) if isinstance(one, list) else one for one in args)  # the network may extend its list
-            self.steps.append(TapeStep(func, nth, kept, kwargs, inputs, values, tuple(made), changed))
+            self.alive += outputs
+            own = tuple(list(arg) if isinstance(arg, list) else arg for arg in args)  # the network may extend its list
+            self.steps.append(TapeStep(func, nth, own, kwargs, inputs, values, tuple(outputs), changed))
         return result
 
-    def _swap(self, result: Any, made: list[Tensor]) -> Any:
-        if self.cut is None or self.cut.output >= len(made):
+    def _swap(self, result: Any, outputs: list[Tensor]) -> Any:
+        if self.cut is None or self.cut.output >= len(outputs):
             return result
-        self.original = made[self.cut.output]
+        self.original = outputs[self.cut.output]
         self.passed_on = self.original.detach().clone()  # what changes it in place leaves the original alone
         self._swaps = {id(self.original): self.passed_on}
         self.dependent = {value_of(self.passed_on)}
@@ -159,7 +160,7 @@ class Tape(TorchFunctionMode):
 
 def replay(
     steps: Sequence[TapeStep],
-    given: Mapping[int, Tensor],
+    tensors: Mapping[int, Tensor],
     *,
     dtype: torch.dtype | None = None,
     instead: Callable[[TapeStep, tuple[Any, ...], dict[str, Any]], Any] | None = None,
@@ -168,14 +169,14 @@ def replay(
 
     Args:
         steps: the steps, in order.
-        given: new tensors by the identity of the recorded ones.
+        tensors: new ones by the identity of the recorded ones.
         dtype: floating-point constants (weights) are cast to this, if given.
         instead: may compute a step itself; returns NotImplemented where it does not.
 
     Returns:
         The tensors made, by the identity of the recorded ones they stand for.
     """
-    now = dict(given)
+    now = dict(tensors)
 
     def renew(tensor: Tensor) -> Tensor:
         if id(tensor) in now:
@@ -187,11 +188,11 @@ def replay(
         result = NotImplemented if instead is None else instead(step, args, kwargs)
         if result is NotImplemented:
             result = step.func(*args, **kwargs)
-        made = list(tensors_in(result))
+        outputs = list(tensors_in(result))
         if step.changed:
             arguments = list(tensors_in((args, kwargs)))
-            made += [arguments[i] for i in step.changed]
-        now.update((id(old), new) for old, new in zip(step.tensors, made, strict=True))
+            outputs += [arguments[i] for i in step.changed]
+        now.update((id(old), new) for old, new in zip(step.tensors, outputs, strict=True))
     return now
 
 
@@ -235,8 +236,8 @@ def bottlenecks(steps: Sequence[TapeStep], end: Value) -> list[tuple[int, int]]:
     Returns:
         Pairs (index of the step that makes the value, index of its output).
     """
-    found = []
-    for index, values in frontiers(steps, end):
-        if len(values) == 1 and values[0] in steps[index].outputs:
-            found.append((index, steps[index].outputs.index(values[0])))
-    return found
+    return [
+        (index, steps[index].outputs.index(values[0]))
+        for index, values in frontiers(steps, end)
+        if len(values) == 1 and values[0] in steps[index].outputs
+    ]

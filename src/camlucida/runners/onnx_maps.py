@@ -60,13 +60,13 @@ class OnnxRunner:
         """MapBatch of asked classes that are among each picture's likeliest; the file has no others."""
         logits, some, bias, ids = self.network.run(["logits", "maps", "bias", "top_ids"], batch)
         targets = choose(classes, logits, class_names)
-        found = ids[:, None, :] == targets.ids[:, :, None]
-        if targets.everything or not found.any(2).all():
+        matches = ids[:, None, :] == targets.ids[:, :, None]
+        if targets.everything or not matches.any(2).all():
             raise TargetError(
                 f"{self.name}: has maps of each picture's {self.top} likeliest classes alone, and others were asked; "
                 "export it without --top for maps of all"
             )
-        place = found.argmax(2)
+        place = matches.argmax(2)
         maps = np.take_along_axis(some, place[:, :, None, None], 1)
         scores = np.take_along_axis(logits, targets.ids, 1)
         return MapBatch(logits, targets, scores, maps, np.take_along_axis(bias, place, 1), self._facts(some))

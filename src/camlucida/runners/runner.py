@@ -68,10 +68,10 @@ def residuals(maps: MapBatch) -> NDArray[np.float32]:
     """|Σ map + bias - score| / (max logit - min logit), (B, T); over |logit| for a single logit. NaN without a bias.
 
     Example:
-        >>> one = np.ones((1, 1), np.float32)
+        >>> ones, maps = np.ones((1, 1), np.float32), np.full((1, 1, 1, 2), 0.5)
         >>> targets = Targets(np.zeros((1, 1), np.int64), (("a",),))
         >>> facts = Facts("affine", "NCHW", (1, 2), 2, None)
-        >>> residuals(MapBatch(np.array([[2.0, 0.0]]), targets, 2 * one, np.full((1, 1, 1, 2), 0.5), 0.9 * one, facts))
+        >>> residuals(MapBatch(np.array([[2.0, 0.0]]), targets, 2 * ones, maps, 0.9 * ones, facts))
         array([[0.05]], dtype=float32)
     """
     total = maps.maps.astype(np.float64).sum(tuple(range(2, maps.maps.ndim))) + maps.bias

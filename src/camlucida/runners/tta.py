@@ -52,8 +52,8 @@ class _Averaged:
             classes = upright.targets.ids
         total, sides = _sums(upright), SIDES[self.tta]
         for turns, mirrored in sides[1:]:
-            made = self.runner.explain(transformed(batch, turns, mirrored), classes, class_names)
-            total = [a + b for a, b in zip(total, _sums(made, turns, mirrored), strict=True)]
+            other = self.runner.explain(transformed(batch, turns, mirrored), classes, class_names)
+            total = [a + b for a, b in zip(total, _sums(other, turns, mirrored), strict=True)]
         maps, bias, scores = ((part / len(sides)).astype(np.float32) for part in total)
         return replace(upright, maps=maps, bias=bias, scores=scores)
 
@@ -66,6 +66,6 @@ class _Averaged:
         return self.runner.facts(batch)
 
 
-def _sums(made: MapBatch, turns: int = 0, mirrored: bool = False) -> list[NDArray[np.float64]]:
+def _sums(maps: MapBatch, turns: int = 0, mirrored: bool = False) -> list[NDArray[np.float64]]:
     """What is averaged, the maps as those of the upright view: maps, bias, scores."""
-    return [part.astype(np.float64) for part in (undone(made.maps, turns, mirrored), made.bias, made.scores)]
+    return [part.astype(np.float64) for part in (undone(maps.maps, turns, mirrored), maps.bias, maps.scores)]
