@@ -270,22 +270,6 @@ def test_the_wrong_input_is_a_model_error(tiny):
         runner.explain(np.zeros((2, 3, 9, 9), np.float32), 1, None)
 
 
-@pytest.mark.parametrize("place", ["beside", "here", "linked"])
-def test_data_outside_an_onnx_file_is_not_followed(tmp_path, monkeypatch, place):
-    """Weights in a second file would let a model read any file: not beside it, nor where the program runs."""
-    folder, here = tmp_path / "models", tmp_path / "here"
-    folder.mkdir()
-    here.mkdir()
-    monkeypatch.chdir(here)
-    graph(folder / "outside.onnx", external="weights.bin")
-    if place == "here":
-        (folder / "weights.bin").rename(here / "weights.bin")
-    if place == "linked":
-        (here / "weights.bin").symlink_to(folder / "weights.bin")
-    with pytest.raises(ModelError, match=r"outside.onnx: "):
-        open_model(folder / "outside.onnx")
-
-
 def test_methods_and_layers_that_an_onnx_file_cannot_have(tiny):
     with pytest.raises(MethodError, match=r"an ONNX model has no layers to choose; leave layer out"):
         Explainer(tiny[0], layer="layer4")

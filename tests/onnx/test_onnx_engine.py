@@ -132,14 +132,6 @@ def test_packages_that_are_not_installed(package, extra):
     assert issubclass(MissingExtraError, cl.CamlucidaError)
 
 
-def test_weights_in_another_file_are_not_followed(tmp_path):
-    case = BY_NAME["gap_linear"]
-    path = export(case.net(torch.float32), case.batch(1, torch.float32), tmp_path / "n.onnx")
-    onnx.save(onnx.load(path), tmp_path / "two.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
-    with pytest.raises(ModelError, match=r"two.onnx: keeps weights in another file, which is never followed; save it"):
-        cl.open_model(tmp_path / "two.onnx")
-
-
 # --- cutting ----------------------------------------------------------------------------------------------------------
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from camlucida.errors import ExportError
-from camlucida.export.cells import Cells
+from camlucida.export.cells import Cells, described
 from camlucida.export.emit import Builder, Emitter
 from camlucida.export.expression import FrozenScale, HeadTensor, features_of, offset, ordered
 from camlucida.export.head_steps import read_head
 from camlucida.export.picture_outputs import PictureOutputs, box_nodes, heatmap_nodes
+from camlucida.export.refusals import ADVICE
 from camlucida.onnx.extra import onnx
 from camlucida.onnx.graph import Graph, before_activation, inner_graphs
 from camlucida.targets import Activation
@@ -158,6 +159,19 @@ def _logits(graph: Graph) -> tuple[str, Activation | None]:
     likely = [output for output in graph.outputs if output in graph.varying and _is_row(graph, output)]
     if not likely:
         outputs = ", ".join(graph.outputs)
+        inside = next(
+            (
+                graph.makers[one]
+                for one in graph.outputs
+                if one in graph.makers and any(inner_graphs(graph.makers[one]))
+            ),
+            None,
+        )
+        if inside is not None:
+            raise ExportError(
+                f"{graph.name}: its logits come out of {described(inside)}, whose branches are not read; export the "
+                f"model again without it{ADVICE}"
+            )
         raise ExportError(f"{graph.name}: none of its outputs ({outputs}) is one row of logits a picture")
     tensor, activation = before_activation(graph.makers, "logits" if "logits" in likely else likely[0])
     others = (before_activation(graph.makers, output) for output in graph.outputs)

@@ -11,8 +11,9 @@ from typing import Any
 from camlucida.errors import MethodError, MissingExtraError, ModelError
 from camlucida.methods.registry import WITHOUT_GRADIENTS, Method
 from camlucida.models.model import Model
+from camlucida.onnx.external_data import OnnxContent, content_of
 from camlucida.onnx.metadata import read_metadata, usual_preprocess
-from camlucida.onnx.session import OnnxSession, content_of
+from camlucida.onnx.session import OnnxSession
 from camlucida.runners.onnx_maps import OnnxRunner
 from camlucida.runners.runner import Runner
 
@@ -26,7 +27,7 @@ DEMO_NOTE = (
 def open_demo(name: str = "demo", *, providers: Sequence[str] | None = None, threads: int | None = None) -> Model:
     """The bundled demonstration model; see ``open_onnx``."""
     path = resources.files("camlucida.models") / DEMO
-    return _open(path.read_bytes, name, DEMO_NOTE, providers, threads)
+    return _open(lambda: OnnxContent(path.read_bytes()), name, DEMO_NOTE, providers, threads)
 
 
 def open_onnx(name: str, *, providers: Sequence[str] | None = None, threads: int | None = None) -> Model:
@@ -58,9 +59,11 @@ def open_onnx(name: str, *, providers: Sequence[str] | None = None, threads: int
 
 
 def _open(
-    read: Callable[[], bytes], name: str, note: str, providers: Sequence[str] | None, threads: int | None
+    read: Callable[[], OnnxContent], name: str, note: str, providers: Sequence[str] | None, threads: int | None
 ) -> Model:
-    session = OnnxSession(read(), name, providers=providers, threads=threads)
+    content = read()
+    session = OnnxSession(content.data, name, providers=providers, threads=threads, folder=content.folder)
+    del content
     metadata = read_metadata(session.metadata, name)
     own = OnnxRunner(session) if "maps" in session.outputs else None
     output = "logits" if own is not None else _logits_output(session)
@@ -69,7 +72,7 @@ def _open(
     def classifier() -> Any:
         from camlucida.onnx.onnx_pass import OnnxClassifier
 
-        return OnnxClassifier(session, read(), output)
+        return OnnxClassifier(session, read().data, output)
 
     def runner(method: Method, layer: Any) -> Runner:
         if layer is not None:

@@ -8,13 +8,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from camlucida.errors import ExportError, first_line
+from camlucida.errors import ExportError, ModelError, first_line
 from camlucida.images.picture import shown
+from camlucida.onnx.external_data import BITS, ExternalTensor, checked_place
 from camlucida.onnx.extra import DecodeError, onnx
 from camlucida.onnx.graph import inner_graphs, reads
 
@@ -144,39 +143,21 @@ def _check_tensor(tensor: Any, folder: Path, name: str) -> int:
         return sum(map(len, tensor.string_data))
     expected = _bytes_of(tensor, what)
     if _is_external(tensor):
-        _check_place(tensor, folder, what, expected)
+        entries = tuple((entry.key, entry.value) for entry in tensor.external_data)
+        try:
+            checked_place(ExternalTensor(tensor.name, tuple(tensor.dims), tensor.data_type, entries), folder, name)
+        except ModelError as error:
+            raise ExportError(str(error)) from error
     elif tensor.HasField("raw_data"):
         if len(tensor.raw_data) != expected:
             raise ExportError(f"{what} claims {expected} bytes and holds {len(tensor.raw_data)}")
     else:
         held = sum(len(getattr(tensor, field)) for field in _TYPED_FIELDS)
         parts = 2 if tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128) else 1
-        small = _bits(tensor) < 8  # several elements in each entry
+        small = BITS[tensor.data_type] < 8  # several elements in each entry
         if held != (expected if small else math.prod(tensor.dims) * parts):
             raise ExportError(f"{what} claims {math.prod(tensor.dims)} elements and holds {held}")
     return expected
-
-
-def _check_place(tensor: Any, folder: Path, what: str, expected: int) -> None:
-    """External data lie in a plain file at or below the model's folder, reached through no link."""
-    place = {entry.key: entry.value for entry in tensor.external_data}
-    location = place.get("location", "")
-    inside = PurePosixPath(location)
-    if not location or "\\" in location or ":" in location or inside.is_absolute() or ".." in inside.parts:
-        raise ExportError(f"{what} has its data at {shown(location)!r}, outside the model's folder; not followed")
-    path = folder
-    for part in inside.parts:
-        path = path / part
-        if path.is_symlink():
-            raise ExportError(f"{what} has its data behind the link {shown(location)!r}; not followed")
-    if not path.is_file():
-        raise ExportError(f"{what} has its data in {shown(location)!r}, which is not beside the model")
-    try:
-        offset, length = int(place.get("offset", 0)), int(place.get("length", expected))
-    except ValueError as error:
-        raise ExportError(f"{what} has a place in {shown(location)!r} that is not a number") from error
-    if length != expected or offset < 0 or offset + expected > path.stat().st_size:
-        raise ExportError(f"{what} claims {expected} bytes that {shown(location)!r} does not hold")
 
 
 def sort_nodes(graph: Any, name: str) -> None:
@@ -253,18 +234,8 @@ def _is_external(tensor: Any) -> bool:
     return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
-def _bits(tensor: Any) -> int:
-    name = onnx.TensorProto.DataType.Name(tensor.data_type)
-    if name in ("UINT4", "INT4", "FLOAT4E2M1"):
-        return 4
-    if name in ("UINT2", "INT2"):
-        return 2
-    return int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize) * 8
-
-
 def _bytes_of(tensor: Any, what: str = "a tensor") -> int:
-    try:
-        bits: int = math.prod(tensor.dims) * _bits(tensor)
-    except (KeyError, ValueError) as error:
-        raise ExportError(f"{what} is of the unknown type {tensor.data_type}") from error
+    if tensor.data_type not in BITS:
+        raise ExportError(f"{what} is of the unknown type {tensor.data_type}")
+    bits: int = math.prod(tensor.dims) * BITS[tensor.data_type]
     return -(-bits // 8)

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import ModelError, first_line
+from camlucida.onnx.external_data import ADVICE
 
-_LARGEST_FILE = 2**31
-"""Bytes; ONNX files cannot be larger without external data, which is not followed."""
 _SUFFIX = "ExecutionProvider"
 _SPOKEN = {"directml": "dml", "tensorrt-rtx": "nvtensorrtrtx"}
 """Names that people use where ONNX Runtime's own differ from them."""
@@ -25,19 +24,6 @@ _CHANNELS = (1, 3, 4)
 """Of pictures; an axis of such a size holds them, and no rows or columns."""
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
           "tensor(uint8)": np.uint8}  # fmt: skip
-
-
-def content_of(path: Path, name: str) -> bytes:
-    """An ONNX file's bytes.
-
-    Raises:
-        ModelError: no such file, or larger than an ONNX file in one piece can be.
-    """
-    if not path.is_file():
-        raise ModelError(f"{name}: no such file")
-    if path.stat().st_size > _LARGEST_FILE:
-        raise ModelError(f"{name}: larger than 2 GiB, which no ONNX file in one piece is")
-    return path.read_bytes()
 
 
 def available() -> tuple[str, ...]:
@@ -100,12 +86,13 @@ def open_session(
     """An ``onnxruntime.InferenceSession``.
 
     Args:
-        content: the graph. From bytes, external data beside the file (or anywhere else) are never followed.
+        content: the graph, which ``external_data.content_of`` or ``onnx.load`` looked at: whatever file its tensors
+            name is opened.
         name: what messages call it.
         providers: see ``providers_of``; None is the CPU.
         threads: on the CPU, within one operation; None: as many as there are cores.
         optimize: whether ONNX Runtime may rewrite the graph.
-        folder: where the external data of bytes lie, if they are to be followed.
+        folder: where the external data of bytes lie, if it has any.
 
     Raises:
         ModelError: not a readable graph, or a provider that is not there or does not start.
@@ -133,7 +120,7 @@ def open_session(
     except Exception as error:  # ONNX Runtime raises its own types, none of them public
         why = "not a readable ONNX model"
         if "xternal" in str(error):
-            why = "keeps weights in another file, which is never followed; save it with its weights inside"
+            why = f"keeps weights in another file that is not followed; {ADVICE}"
         raise ModelError(f"{name}: {why} ({first_line(error)})") from error
     missing = [_short(each) for each in wanted if each not in session.get_providers()]
     if missing:  # ONNX Runtime goes on with the CPU where a provider's own libraries are not found
@@ -187,6 +174,7 @@ class OnnxSession:
         name: what messages call it.
         providers: see ``open_session``.
         threads: see ``open_session``.
+        folder: where its external data lie, if it has any (see ``external_data.content_of``).
         beside: names of inputs that are not the pictures; ``run`` is given them as ``extra``.
 
     Attributes:
@@ -212,11 +200,12 @@ class OnnxSession:
         *,
         providers: Sequence[str] | None = None,
         threads: int | None = None,
+        folder: Path | None = None,
         beside: Sequence[str] = (),
     ) -> None:
         self.name = name
-        self.providers, self.threads = providers, threads
-        self._session = open_session(content, name, providers=providers, threads=threads)
+        self.providers, self.threads, self.folder = providers, threads, folder
+        self._session = open_session(content, name, providers=providers, threads=threads, folder=folder)
         self._turn = threading.Lock() if _ONE_AT_A_TIME & set(self._session.get_providers()) else nullcontext()
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.outputs: dict[str, list[Any]] = {output.name: output.shape for output in self._session.get_outputs()}
@@ -233,8 +222,10 @@ class OnnxSession:
         self.input_hw = layout.fixed_hw
 
     def other(self, content: bytes, beside: Sequence[str] = ()) -> OnnxSession:
-        """Another graph, on the same device; see the class."""
-        return OnnxSession(content, self.name, providers=self.providers, threads=self.threads, beside=beside)
+        """Another graph, on the same device, with its data in the same folder; see the class."""
+        return OnnxSession(
+            content, self.name, providers=self.providers, threads=self.threads, folder=self.folder, beside=beside
+        )
 
     def blank(self) -> NDArray[np.float32]:
         """Black inputs of a shape that the graph takes, at 224 pixels where it takes any; as few as it takes."""

@@ -67,14 +67,18 @@ def write_site(out: str | Path, model: str | Path | None = None, *, runtime: str
 def _described(model: Path | None) -> tuple[bytes, dict[str, Any]]:
     """A model's file, and what the page must know of it."""
     from camlucida.models.onnx_file import DEMO, open_demo, open_onnx
-    from camlucida.onnx.session import OnnxSession, content_of
+    from camlucida.onnx.external_data import ADVICE, content_of
+    from camlucida.onnx.session import OnnxSession
 
     name = "demo" if model is None else shown(model.name)
     advice = f"{name}: %s; make one with camlucida export MODEL -o cam.onnx"
     if model is None:
         content = (resources.files("camlucida.models") / DEMO).read_bytes()
     elif model.suffix == ".onnx":
-        content = content_of(model, shown(model))
+        whole = content_of(model, shown(model))
+        if whole.folder is not None:
+            raise ExportError(f"{name}: keeps weights in another file, which a page cannot read; {ADVICE}")
+        content = whole.data
     else:
         raise ExportError(advice % "the page runs ONNX files")
     session = OnnxSession(content, name)
