@@ -11,7 +11,9 @@ import pytest
 import camlucida as cl
 from camlucida.errors import CamlucidaError, ModelError
 from camlucida.explainer import Explainer
+from camlucida.onnx import external_data
 from camlucida.onnx.external_data import LARGEST_FILE, check_external_data, content_of, external_tensors
+from camlucida.web import write_site
 
 onnx = pytest.importorskip("onnx")
 from external_files import PLACES, WEIGHT, classifier, external, pictures, truth, written  # noqa: E402
@@ -149,7 +151,6 @@ def test_every_command_reads_the_same_weights(run, tmp_path, elsewhere):
 def test_a_server_opens_them_and_a_page_says_why_not(tmp_path, elsewhere):
     pytest.importorskip("starlette")
     from camlucida.serve.app import create_app
-    from camlucida.web import write_site
 
     export(written(tmp_path / "models"), tmp_path / "cam.onnx")
     path = tmp_path / "models" / "cam.onnx"
@@ -157,6 +158,37 @@ def test_a_server_opens_them_and_a_page_says_why_not(tmp_path, elsewhere):
     (elsewhere / "w.data").write_bytes(bytes(path.with_name("w.data").stat().st_size))
     explainer = create_app(path).state.batcher.explainer
     np.testing.assert_allclose(explainer(pictures(), "all").maps, truth(pictures())[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("largest", [None, 10])
+def test_the_bytes_that_are_run_are_what_onnx_itself_reads(tmp_path, monkeypatch, place, largest):
+    path = written(tmp_path, place)
+    if largest:  # too large for one message: small tensors are taken in, the others are followed
+        monkeypatch.setattr(external_data, "LARGEST_WHOLE", largest)
+        monkeypatch.setattr(external_data, "_SMALL", 0)
+    content = content_of(path, "net")
+    model = onnx.ModelProto.FromString(content.data)
+    if largest:
+        assert (content.folder, content.data) == (path.parent, path.read_bytes())
+        return
+    assert content.folder is None
+    expected = onnx.ModelProto.FromString(path.read_bytes())
+    for tensor in tensors(expected):
+        if tensor.external_data:
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
+            tensor.raw_data = WEIGHT.tobytes()
+    assert model == expected
+
+
+@pytest.mark.parametrize("place", ["initializer", "branch", "function"])
+def test_weights_too_large_for_one_message_are_followed_where_they_lie(tmp_path, elsewhere, monkeypatch, place):
+    monkeypatch.setattr(external_data, "LARGEST_WHOLE", 10)
+    monkeypatch.setattr(external_data, "_SMALL", 10)
+    path = written(tmp_path / "models", place)
+    logits, _ = truth(pictures())
+    np.testing.assert_allclose(Explainer(path, method="occlusion")(pictures(), [0]).logits, logits, atol=1e-4)
     with pytest.raises(CamlucidaError, match="keeps weights in another file, which a page cannot read"):
         write_site(tmp_path / "site", path)
 

@@ -28,6 +28,11 @@ BITS = {
 }  # fmt: skip
 """Of an element, by ``TensorProto.DataType``; texts (8) have no size."""
 
+LARGEST_WHOLE = 2**31 - 2**24
+"""Bytes of a file with its external data written into it; a little below the limit, for what is added must fit too."""
+
+_SMALL = 2**16  # what ONNX Runtime must know of shapes lies in no other file
+_MOST_READERS = 4  # of the same bytes
 _MOST_FIELDS = 30_000_000
 _DEEPEST = 100
 
@@ -76,11 +81,11 @@ class ExternalTensor:
 
 @dataclass(frozen=True, eq=False)
 class OnnxContent:
-    """An ONNX file's bytes, and where its weights lie that are not inside.
+    """An ONNX file's bytes with its weights, and where those lie that do not fit in.
 
     Attributes:
-        data: of the file itself.
-        folder: of its external data, all of which were looked at; None where all weights are inside.
+        data: the file, its external data written into it.
+        folder: of external data that were too large for that, all of which were looked at; None where all are inside.
     """
 
     data: bytes
@@ -100,11 +105,16 @@ def content_of(path: Path, name: str) -> OnnxContent:
     data = path.read_bytes()
     if data[4:8] == b"ORTM":
         raise ModelError(f"{name}: is in ONNX Runtime's own format; give the ONNX file that it was made from")
-    return OnnxContent(data, path.parent.absolute() if check_external_data(data, path.parent, name) else None)
+    claimed = check_external_data(data, path.parent, name)
+    if not claimed:
+        return OnnxContent(data)
+    whole = len(data) + claimed < LARGEST_WHOLE
+    inside = _with_data(data, "model", 0, len(data), path.parent, LARGEST_WHOLE if whole else _SMALL)
+    return OnnxContent(inside or data, None if whole else path.parent.absolute())
 
 
-def check_external_data(data: bytes, folder: Path, name: str) -> bool:
-    """Whether a model keeps weights in other files, all of them beside it and as large as it says.
+def check_external_data(data: bytes, folder: Path, name: str) -> int:
+    """See that a model's external data lie beside it and are as large as it says; how many bytes they are.
 
     Args:
         data: a ``ModelProto``, serialized.
@@ -114,18 +124,14 @@ def check_external_data(data: bytes, folder: Path, name: str) -> bool:
     Raises:
         ModelError: damaged, or data that are not followed.
     """
-    places, claimed, sizes = set(), 0, {}
+    claimed, held = 0, {}
     for tensor in external_tensors(data, name):
-        path, offset, size = checked_place(tensor, folder, name)
-        if (path, offset, size) not in places:
-            places.add((path, offset, size))
-            claimed += size
-        sizes[path] = path.stat().st_size
-    if claimed > 2 * sum(sizes.values()):
-        raise ModelError(
-            f"{name}: its tensors claim {claimed} bytes of files that hold {sum(sizes.values())}; {ADVICE}"
-        )
-    return bool(places)
+        path, _, size = checked_place(tensor, folder, name)
+        claimed += size
+        held[path] = path.stat().st_size
+    if claimed > _MOST_READERS * sum(held.values()):
+        raise ModelError(f"{name}: its tensors claim {claimed} bytes of files that hold {sum(held.values())}; {ADVICE}")
+    return claimed
 
 
 def checked_place(tensor: ExternalTensor, folder: Path, name: str) -> tuple[Path, int, int]:
@@ -229,6 +235,61 @@ def _external_tensor(data: bytes, start: int, end: int, name: str) -> tuple[Exte
     if not elsewhere and not entries:
         return None, count
     return ExternalTensor(own, tuple(dims), data_type, tuple(entries)), count
+
+
+def _with_data(data: bytes, message: _Message, start: int, end: int, folder: Path, largest: int) -> bytes | None:
+    """A message whose tensors of up to ``largest`` bytes have their external data inside; None if that is as it was."""
+    parts: list[bytes] = []
+    kept = at = start
+    for number, kind, first, last in _fields(data, start, end, ""):
+        inner = None
+        before, at = at, last if kind != _VARINT else _past(data, at)
+        if message == "tensor":
+            changed = number in (13, 14)
+        else:
+            changed, lead = False, _LEADS[message].get(number)
+            if lead == "tensor" and kind == _BYTES:
+                inner = _tensor_with_data(data, first, last, folder, largest)
+            elif lead is not None and kind == _BYTES:
+                inner = _with_data(data, lead, first, last, folder, largest)
+        if changed or inner is not None:
+            parts.append(data[kept:before])
+            kept = at
+        if inner is not None:
+            parts += [_number_bytes(number << 3 | _BYTES), _number_bytes(len(inner)), inner]
+    return b"".join([*parts, data[kept:end]]) if parts else None
+
+
+def _tensor_with_data(data: bytes, start: int, end: int, folder: Path, largest: int) -> bytes | None:
+    tensor, _ = _external_tensor(data, start, end, "")
+    if tensor is None:
+        return None
+    path, offset, size = checked_place(tensor, folder, "")
+    if size > largest:
+        return None
+    with path.open("rb") as file:
+        file.seek(offset)
+        raw = file.read(size)
+    rest = _with_data(data, "tensor", start, end, folder, largest) or b""
+    return b"".join([rest, _number_bytes(9 << 3 | _BYTES), _number_bytes(size), raw])
+
+
+def _past(data: bytes, at: int) -> int:
+    """Where a field ends that is a varint: behind its tag and its value."""
+    for _ in range(2):
+        while data[at] > 127:
+            at += 1
+        at += 1
+    return at
+
+
+def _number_bytes(number: int) -> bytes:
+    """A number as a varint."""
+    parts = []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
 
 
 def _fields(data: bytes, start: int, end: int, name: str) -> Iterator[tuple[int, int, int, int]]:
