@@ -16,6 +16,7 @@ from torch import Tensor
 from camlucida.errors import MethodError, first_line
 from camlucida.methods.forward_pass import ForwardPass, Maps
 from camlucida.methods.torch_modes import TwiceDifferentiable
+from camlucida.pytorch.head import FrozenStatistics
 from camlucida.targets import Targets
 
 
@@ -30,7 +31,7 @@ def gradcam(forward_pass: ForwardPass, targets: Targets) -> Maps:
     Returns:
         maps (B, T, *grid) and bias (B, T): the score of zero features, and gradient x features of prefix tokens.
     """
-    return _decomposed(forward_pass, targets, lambda g: _weighted(g.flatten(2).mean(2), forward_pass.features))
+    return decomposed(forward_pass, targets, lambda g: _weighted(g.flatten(2).mean(2), forward_pass.features))
 
 
 def hirescam(forward_pass: ForwardPass, targets: Targets) -> Maps:
@@ -43,7 +44,7 @@ def hirescam(forward_pass: ForwardPass, targets: Targets) -> Maps:
     Returns:
         maps (B, T, *grid) and bias (B, T), as those of ``gradcam``.
     """
-    return _decomposed(forward_pass, targets, lambda g: (g * forward_pass.features).sum(1))
+    return decomposed(forward_pass, targets, lambda g: (g * forward_pass.features).sum(1))
 
 
 def xgradcam(forward_pass: ForwardPass, targets: Targets) -> Maps:
@@ -58,7 +59,7 @@ def xgradcam(forward_pass: ForwardPass, targets: Targets) -> Maps:
         maps (B, T, *grid) and bias (B, T), as those of ``gradcam``.
     """
     total = forward_pass.features.flatten(2).sum(2)
-    return _decomposed(
+    return decomposed(
         forward_pass,
         targets,
         lambda g: _weighted(divided((g * forward_pass.features).flatten(2).sum(2), total), forward_pass.features),
@@ -201,13 +202,18 @@ def _each(forward_pass: ForwardPass, targets: Targets, of: Callable[[Tensor], Te
     return torch.stack([of(gradient) for gradient, _ in forward_pass.each_gradient(targets.of)], 1)
 
 
-def _decomposed(forward_pass: ForwardPass, targets: Targets, of: Callable[[Tensor], Tensor]) -> Maps:
+def decomposed(
+    forward_pass: ForwardPass,
+    targets: Targets,
+    of: Callable[[Tensor], Tensor],
+    statistics: FrozenStatistics | None = None,
+) -> Maps:
     """As ``_each``, with the bias: the score of zero features, and gradient x features of the prefix tokens."""
     maps, before = [], []
-    for gradient, prefix in forward_pass.each_gradient(targets.of):
+    for gradient, prefix in forward_pass.each_gradient(targets.of, statistics):
         maps.append(of(gradient))
         before.append((prefix * forward_pass.prefix_tokens).sum((1, 2)))
-    return Maps(torch.stack(maps, 1), forward_pass.at_zero(targets.of) + torch.stack(before, 1))
+    return Maps(torch.stack(maps, 1), forward_pass.at_zero(targets.of, statistics) + torch.stack(before, 1))
 
 
 def _on_first_axis(points: Tensor) -> Tensor:

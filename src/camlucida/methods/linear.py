@@ -15,6 +15,7 @@ from torch import Tensor
 
 from camlucida.errors import MethodError
 from camlucida.methods.forward_pass import ForwardPass, Maps
+from camlucida.methods.gradient import decomposed
 from camlucida.pytorch.torch_pass import each_gradient_of
 from camlucida.targets import Targets
 
@@ -67,14 +68,11 @@ def _of_some_classes(
 
 
 def _gradient_times_features(forward_pass: ForwardPass, targets: Targets) -> Maps:
-    """Normalization statistics are held: a normalization does not see how long its input is, so that the gradient of
+    """Normalization statistics are frozen: a normalization does not see how long its input is, so that the gradient of
     features that are read through one alone (a ViT's last block reads its tokens so) is orthogonal to them.
     """
     statistics = forward_pass.frozen_statistics()
-    on_grid, prefix = forward_pass.gradients(targets.of, statistics)
-    maps = (on_grid * forward_pass.features[:, None]).sum(2)
-    bias = forward_pass.at_zero(targets.of, statistics) + (prefix * forward_pass.prefix_tokens[:, None]).sum((2, 3))
-    return Maps(maps, bias)
+    return decomposed(forward_pass, targets, lambda g: (g * forward_pass.features).sum(1), statistics)
 
 
 def contrastive_cam(forward_pass: ForwardPass, targets: Targets) -> Maps:

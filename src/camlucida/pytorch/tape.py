@@ -24,6 +24,27 @@ _VALUE_FREE = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like"
 _FIRST_ONLY = {"expand_as", "view_as", "reshape_as", "type_as"}
 
 
+class Autocast(NamedTuple):
+    """Whether calls on a kind of device are cast to a lower precision by ``torch.autocast``, and to which."""
+
+    device: str
+    enabled: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def now(cls, device: str) -> Autocast:
+        """The state that holds for calls made here."""
+        enabled = torch.is_autocast_enabled(device)
+        return cls(device, enabled, torch.get_autocast_dtype(device) if enabled else torch.float32)
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call in this state, whatever state holds here."""
+        if Autocast.now(self.device) == self:
+            return func(*args, **kwargs)
+        with torch.autocast(self.device, self.dtype if self.enabled else None, self.enabled, cache_enabled=False):
+            return func(*args, **kwargs)
+
+
 class Place(NamedTuple):
     """Where a tensor is made in a forward pass: the ``output``-th tensor of the ``nth`` call of ``func``."""
 
@@ -37,7 +58,8 @@ class TapeStep:
     """One recorded call: ``func(*args, **kwargs)`` made ``outputs`` from ``inputs``.
 
     ``tensors`` carry the outputs: first those in the call's result, then the arguments that it changed in place
-    without returning them, whose positions among the arguments' tensors ``changed`` lists.
+    without returning them, whose positions among the arguments' tensors ``changed`` lists. ``autocast`` is the state
+    of ``torch.autocast`` it was called in.
     """
 
     func: Callable[..., Any]
@@ -48,6 +70,7 @@ class TapeStep:
     outputs: tuple[Value, ...]
     tensors: tuple[Tensor, ...]
     changed: tuple[int, ...]
+    autocast: Autocast | None = None
 
     @property
     def name(self) -> str:
@@ -144,7 +167,8 @@ class Tape(TorchFunctionMode):
             self.dependent.update(values)
             self.alive += outputs
             own = tuple(list(arg) if isinstance(arg, list) else arg for arg in args)  # the network may extend its list
-            self.steps.append(TapeStep(func, nth, own, kwargs, inputs, values, tuple(outputs), changed))
+            autocast = Autocast.now(arguments[0].device.type)
+            self.steps.append(TapeStep(func, nth, own, kwargs, inputs, values, tuple(outputs), changed, autocast))
         return result
 
     def _swap(self, result: Any, outputs: list[Tensor]) -> Any:
@@ -170,7 +194,7 @@ def replay(
     Args:
         steps: the steps, in order.
         tensors: new ones by the identity of the recorded ones.
-        dtype: floating-point constants (weights) are cast to this, if given.
+        dtype: floating-point constants (weights) are cast to this, if given; autocast is off then.
         instead: may compute a step itself; returns NotImplemented where it does not.
 
     Returns:
@@ -181,13 +205,18 @@ def replay(
     def renew(tensor: Tensor) -> Tensor:
         if id(tensor) in now:
             return now[id(tensor)]
-        return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        if dtype is not None and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+        return tensor.clone() if tensor.is_inference() else tensor  # inference tensors have no gradients behind them
 
     for step in steps:
         args, kwargs = tree_map_only(Tensor, renew, step.args), tree_map_only(Tensor, renew, step.kwargs)
         result = NotImplemented if instead is None else instead(step, args, kwargs)
         if result is NotImplemented:
-            result = step.func(*args, **kwargs)
+            autocast = step.autocast
+            if autocast is not None and dtype is not None:
+                autocast = Autocast(autocast.device, False, torch.float32)
+            result = step.func(*args, **kwargs) if autocast is None else autocast.call(step.func, args, kwargs)
         outputs = list(tensors_in(result))
         if step.changed:
             arguments = list(tensors_in((args, kwargs)))
