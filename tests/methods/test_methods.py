@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial, wraps
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from torch import nn
 
 import camlucida as cl
 from camlucida.errors import CamlucidaError, MethodError
+from camlucida.methods.blackbox import rise
 from camlucida.methods.registry import METHODS, find_method
 from nets import BY_NAME, Case
 
@@ -53,6 +58,30 @@ def test_every_method_of_the_table_says_what_it_is():
         assert re.search(r"(19|20)\d\d|baseline", method.paper), f"{name} names no paper"
         assert "Cost" in (method.compute.__doc__ or ""), f"{name} hides its cost"
     assert len(METHODS) >= 35
+
+
+def test_methods_are_named_and_found_without_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from camlucida.methods.blackbox import rise
+from camlucida.methods.registry import METHODS, find_method\n"
+        "print(len(METHODS), find_method('gradcam').needs)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split(maxsplit=1) == [str(len(METHODS)), "('features', 'gradients')\n"]
+
+
+def test_functions_are_recognized_also_inside_partial():
+    options = partial(rise, samples=8)
+    assert find_method(rise) == replace(METHODS["rise"], function=rise)
+    assert find_method(options) == replace(METHODS["rise"], function=options)
+    assert find_method(options).compute is options
+
+    @wraps(rise)
+    def own(forward_pass, targets):
+        return rise(forward_pass, targets)
+
+    assert find_method(own).paper == ""
 
 
 @pytest.mark.parametrize("kind", KINDS)
