@@ -124,7 +124,7 @@ class Explainer:
 
     def explain_pictures(self, pictures: Sequence[Picture], classes: Classes = 1) -> Explanation:
         """Explain one batch of pictures already read."""
-        prepared = [PreparedImage(None, picture, *self.preprocess(picture.pixels)) for picture in pictures]
+        prepared = [PreparedImage(None, picture, *self.preprocess(picture.of_channels(self.preprocess.channels))) for picture in pictures]
         return self.explain_prepared(prepared, classes)
 
     def explain_prepared(self, prepared: Sequence[PreparedImage[Any]], classes: Classes = 1) -> Explanation:

@@ -211,8 +211,6 @@ def test_arrays(array: np.ndarray, expected: list) -> None:
     [
         (np.zeros((2, 3, 3), np.float32), r"^array: expected uint8 .*, got float32 of shape 2×3×3; convert"),
         (np.zeros((2, 3), bool), "got bool of shape 2×3"),
-        (np.zeros((3, 20, 30), np.uint8), "got uint8 of shape 3×20×30"),
-        (np.zeros((2, 3, 2), np.uint8), "got uint8 of shape 2×3×2"),
         (np.zeros((1, 2, 3, 3), np.uint8), "got uint8 of shape 1×2×3×3"),
         (np.zeros((0, 3, 3), np.uint8), "got uint8 of shape 0×3×3"),
         (np.uint8(3) * np.ones((), np.uint8), r"got uint8 of shape \(\)"),

@@ -169,10 +169,19 @@ def test_a_picture_too_long_to_resize_whole(monkeypatch: pytest.MonkeyPatch) -> 
         ({"crop_fraction": 1.1}, "expected crop_fraction"),
         ({"crop_fraction": math.nan}, "expected crop_fraction"),
         ({"interpolation": "cubic"}, "expected interpolation one of .*'bicubic'.*, got 'cubic'"),
-        ({"mean": (123.7, 116.3, 103.5)}, r"expected mean three numbers in \[0, 1\], got \(123.7"),
-        ({"mean": (0.5,)}, "expected mean three numbers"),
-        ({"std": (0, 1, 1)}, "expected std three numbers above 0"),
-        ({"std": (58.4, 57.1, 57.4)}, "expected std three numbers above 0, at most 1"),
+        (
+            {"mean": (123.7, 116.3, 103.5)},
+            r"expected mean a number for each channel, of -1 to 1; .* say scale=255, got \(123.7",
+        ),
+        ({"mean": (0.5,)}, "expected std as many numbers as means"),
+        ({"mean": (), "std": ()}, "expected mean a number for each channel"),
+        ({"mean": (float("nan"), 0, 0)}, "expected mean"),
+        ({"scale": 0}, "expected scale above 0"),
+        ({"scale": float("inf")}, "expected scale above 0"),
+        ({"order": "BGR"}, "expected order one of rgb, bgr, got 'BGR'"),
+        ({"size_hw": (10**9, 10**9)}, "expected size_hw two whole numbers .* at most 16384"),
+        ({"std": (0, 1, 1)}, "expected std as many numbers as means, above 0"),
+        ({"std": (58.4, 57.1, 57.4)}, "expected std as many numbers as means, above 0, at most 1"),
     ],
 )
 def test_fields_are_checked(fields: dict, match: str) -> None:

@@ -58,7 +58,7 @@ def prepared_batches(
     def prepare(item: Item) -> PreparedImage[Item] | tuple[Item, ImageError]:
         try:
             picture = read(item)
-            values, view = preprocess(picture.pixels)
+            values, view = preprocess(picture.of_channels(preprocess.channels))
         except ImageError as error:
             return item, error
         return PreparedImage(item, picture, values, view)

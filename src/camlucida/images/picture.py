@@ -59,11 +59,32 @@ class Picture:
         pixels: H×W×3 uint8, RGB, contiguous, and nobody else's memory.
         source: the name of the file, or what it came from, fit for one line of text.
         note: what the reader should know, e.g. "first frame of 12"; mostly empty.
+        data: what was measured, where that is no RGB: H×W×C uint8, or float32 in [0, 1], for networks of C channels;
+            ``pixels`` only show it.
     """
 
     pixels: NDArray[np.uint8]
     source: str
     note: str = ""
+    data: NDArray[Any] | None = None
+
+    def of_channels(self, channels: int) -> NDArray[Any]:
+        """What a network of so many channels is given: ``data`` where it has as many, else ``pixels``.
+
+        Raises:
+            ImageError: the data have another number of channels, and are no grey or colour picture.
+        """
+        if self.data is None:
+            return self.pixels
+        own, is_byte = self.data.shape[2], self.data.dtype == np.uint8
+        if own == channels:
+            return self.data
+        if own not in (1, 3) and not (own == 4 and is_byte):
+            raise ImageError(
+                f"{self.source}: has {own} channels (H×W×C is {_sizes(self.data)}), and the model takes {channels}; "
+                f"give an array H×W×{channels}"
+            )
+        return self.pixels
 
 
 ImageSource = Picture | str | Path | bytes | Image.Image | NDArray[Any]
@@ -76,8 +97,8 @@ def read(source: ImageSource) -> Picture:
     16-bit grey is divided by 257 (never clipped). Float grey must lie in [0, 1]. Colour profiles are not applied.
 
     Args:
-        source: a file's path, a file's bytes, a PIL image, or a uint8 array H×W, H×W×1, H×W×3 (RGB) or H×W×4 (RGBA);
-            a picture is returned as it is.
+        source: a file's path, a file's bytes, a PIL image, or a uint8 array H×W, H×W×1, H×W×3 (RGB), H×W×4 (RGBA, or
+            data of four channels) or H×W×C (data); for other dtypes see ``from_array``. A picture is returned as it is.
 
     Returns:
         The picture, H×W×3 uint8.
@@ -91,7 +112,7 @@ def read(source: ImageSource) -> Picture:
     if isinstance(source, Picture):
         return source
     if isinstance(source, np.ndarray):
-        return Picture(_from_array(source), "array")
+        return _from_bytes(source)
     if isinstance(source, Image.Image):
         name = shown(str(getattr(source, "filename", "") or "image"))
         return _from_pil(source, name)
@@ -116,17 +137,57 @@ def shown(name: str | Path) -> str:
 # --- one picture ------------------------------------------------------------------------------------------------------
 
 
-def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
-    channels = array.shape[2] if array.ndim == 3 else 1
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4) or array.size == 0:
+def from_array(array: NDArray[Any], limits: tuple[float, float], source: str = "array") -> Picture:
+    """A picture, or data of any number of channels, from an array of any real dtype whose range is stated.
+
+    Args:
+        array: H×W or H×W×C; not modified.
+        limits: the values that are black and white: ``(0, 65535)`` for 16 bits, ``(0, 1)`` or ``(-1000, 3000)``.
+        source: what it is called.
+
+    Raises:
+        ImageError: it has another shape, or values that are not finite or lie outside of the limits.
+
+    >>> deep = from_array(np.array([[0, 65535]], np.uint16), (0, 65535))
+    >>> deep.pixels[0, :, 0].tolist(), deep.of_channels(1).ravel().tolist()
+    ([0, 255], [0.0, 1.0])
+    """
+    low, high = limits
+    if array.ndim not in (2, 3) or array.size == 0 or array.dtype.kind not in "uif" or not low < high:
+        raise ImageError(f"{source}: expected H×W or H×W×C numbers and limits (black, white), got {array.dtype} of "
+                         f"shape {_sizes(array)} and {limits}")  # fmt: skip
+    _check_size((array.shape[1], array.shape[0]), source)
+    least, most = float(array.min()), float(array.max())
+    if not low <= least <= most <= high:  # NaN too
+        raise ImageError(f"{source}: values from {least:g} to {most:g}, outside of {low:g} to {high:g}; "
+                         "give the limits that they have")  # fmt: skip
+    cube = array.reshape(*array.shape[:2], -1)
+    data = ((cube.astype(np.float64) - low) / (high - low)).astype(np.float32)
+    return Picture(_displayed(np.rint(data * 255).astype(np.uint8)), source, data=data)
+
+
+def _from_bytes(array: NDArray[Any]) -> Picture:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.size == 0:
         raise ImageError(
             f"array: expected uint8 of shape H×W, H×W×1, H×W×3 or H×W×4 with values 0 to 255, got {array.dtype} of "
-            f"shape {'×'.join(map(str, array.shape)) or '()'}; convert it first"
+            f"shape {_sizes(array)}; convert it first, or state its range: images.picture.from_array(array, (0, 65535))"
         )
     _check_size((array.shape[1], array.shape[0]), "array")
+    channels = array.shape[2] if array.ndim == 3 else 1
+    data = None if channels in (1, 3) else np.array(array, order="C")
     if channels == 4:
-        return _over_white(Image.fromarray(np.ascontiguousarray(array)))
-    return np.array(np.broadcast_to(array.reshape(*array.shape[:2], channels), (*array.shape[:2], 3)), order="C")
+        return Picture(_over_white(Image.fromarray(np.ascontiguousarray(array))), "array", data=data)
+    return Picture(_displayed(array.reshape(*array.shape[:2], channels)), "array", data=data)
+
+
+def _displayed(cube: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """H×W×3 to show of H×W×C: the first three channels, or the first alone as grey."""
+    shown_channels = cube[:, :, :3] if cube.shape[2] >= 3 else cube[:, :, :1]
+    return np.array(np.broadcast_to(shown_channels, (*cube.shape[:2], 3)), order="C")
+
+
+def _sizes(array: NDArray[Any]) -> str:
+    return "×".join(map(str, array.shape)) or "()"
 
 
 def _file_bytes(path: Path, name: str) -> bytes:

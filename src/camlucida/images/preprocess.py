@@ -14,11 +14,13 @@ from camlucida.errors import CamlucidaError, ImageError, ModelError
 
 Fit = Literal["crop", "stretch", "pad"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+ChannelOrder = Literal["rgb", "bgr"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _MAX_RESIZED = 64_000_000  # pixels; a longer picture is resized only where the crop sees it
+_MAX_SIDE = 2**14  # pixels of a network's input
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ class Preprocess:
 
     First the target is enlarged by `1 / crop_fraction` (rounded down, as timm does); the picture is resized to it with
     Pillow's antialiased filters; then the middle of `size_hw` is cut out (or padded with the mean colour); then
-    `(value / 255 - mean) / std`. The fit says how the picture is resized to that target:
+    `(value * scale / 255 - mean) / std`. The fit says how the picture is resized to that target:
 
     - "crop": keeping its shape, so that it covers the target. For a square target its short side becomes that long;
     - "stretch": exactly to it, whatever its shape;
@@ -203,8 +205,11 @@ class Preprocess:
         fit: see above.
         crop_fraction: timm's `crop_pct`; torchvision's `crop_size / resize_size`.
         interpolation: the filter of Pillow's `resize`.
-        mean: of R, G, B, in [0, 1] units.
-        std: of R, G, B, in [0, 1] units.
+        mean: of each channel of the network's input, in its order, in units of `scale`. As many as it has channels: one
+            takes a colour picture's luminance; other numbers than 1 and 3 take arrays of so many channels.
+        std: as `mean`.
+        scale: what white becomes before mean and std: 1 (values 0 to 1) or 255 (values 0 to 255, as OpenCV's).
+        order: of the network's input, where it has three channels.
 
     Raises:
         ModelError: a field is out of range.
@@ -213,55 +218,104 @@ class Preprocess:
     >>> values, view = preprocess(np.zeros((512, 1024, 3), np.uint8))
     >>> values.shape, view.seen_xyxy
     ((3, 224, 224), (288.0, 32.0, 736.0, 480.0))
+    >>> opencv = Preprocess((2, 2), mean=(104, 117, 123), std=(1, 1, 1), scale=255, order="bgr")
+    >>> opencv(np.full((4, 4, 3), (255, 0, 0), np.uint8))[0][:, 0, 0].tolist()
+    [-104.0, -117.0, 132.0]
     """
 
     size_hw: tuple[int, int]
     fit: Fit = "crop"
     crop_fraction: float = 1.0
     interpolation: Interpolation = "bilinear"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    scale: float = 1.0
+    order: ChannelOrder = "rgb"
 
     def __post_init__(self) -> None:
-        sizes = (int, np.integer)
+        sizes, scale = (int, np.integer), self.scale
+        high = "" if scale == 255 else "; for values of 0 to 255 say scale=255"
         checks = {
             "size_hw": (
-                len(self.size_hw) == 2 and all(isinstance(n, sizes) and n > 0 for n in self.size_hw),
-                "two whole numbers above 0 (height, width)",
+                len(self.size_hw) == 2 and all(isinstance(n, sizes) and 0 < n <= _MAX_SIDE for n in self.size_hw),
+                f"two whole numbers above 0 (height, width), at most {_MAX_SIDE}",
             ),
             "fit": (self.fit in get_args(Fit), "one of " + ", ".join(get_args(Fit))),
             "crop_fraction": (0 < self.crop_fraction <= 1, "above 0, at most 1"),
             "interpolation": (self.interpolation in get_args(Interpolation), f"one of {get_args(Interpolation)}"),
-            "mean": (len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "three numbers in [0, 1]"),
-            "std": (len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "three numbers above 0, at most 1"),
+            "scale": (0 < scale <= 65535, "above 0, at most 65535: what white becomes, mostly 1 or 255"),
+            "mean": (
+                len(self.mean) > 0 and all(-scale <= m <= scale for m in self.mean),
+                f"a number for each channel, of -{scale:g} to {scale:g}{high}",
+            ),
+            "std": (
+                len(self.std) == len(self.mean) and all(0 < s <= scale for s in self.std),
+                f"as many numbers as means, above 0, at most {scale:g}{high}",
+            ),
+            "order": (self.order in get_args(ChannelOrder), "one of rgb, bgr"),
         }
         for field, (is_right, expected) in checks.items():
             if not is_right:
                 raise ModelError(f"preprocess: expected {field} {expected}, got {getattr(self, field)!r}")
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], View]:
+    @property
+    def channels(self) -> int:
+        """How many channels the network's input has."""
+        return len(self.mean)
+
+    def __call__(self, pixels: NDArray[Any]) -> tuple[NDArray[np.float32], View]:
         """Prepare one picture.
 
         Args:
-            pixels: H×W×3 uint8, RGB; not modified.
+            pixels: H×W×3 uint8, RGB; or H×W×channels uint8, or float32 in [0, 1]. Not modified.
 
         Returns:
-            The network's input, 3×h×w float32, and what it covers of the picture.
+            The network's input, channels×h×w float32, and what it covers of the picture.
 
         Raises:
             ImageError: `pixels` is of another shape or dtype.
         """
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
-            raise ImageError(f"array: expected uint8 of shape H×W×3, got {pixels.dtype} of shape {pixels.shape}")
+        own, count = pixels.shape[2] if pixels.ndim == 3 else 0, self.channels
+        luminance = own == 3 and count == 1 and pixels.dtype == np.uint8
+        if pixels.size == 0 or pixels.dtype not in (np.uint8, np.float32) or not (own == count or luminance):
+            raise ImageError(
+                f"array: expected uint8 of shape H×W×{count}, got {pixels.dtype} of shape {pixels.shape}; "
+                "give as many channels as the preprocess has means"
+            )
         image_hw = (pixels.shape[0], pixels.shape[1])
         resized_hw = self._resized_hw(image_hw)
         top, left = (_offset(*sides) for sides in zip(resized_hw, self.size_hw, strict=True))
         view = View(image_hw, _seen_xyxy(image_hw, resized_hw, (top, left), self.size_hw))
-        image = self._resize(Image.fromarray(pixels), resized_hw, (top, left), view)
+        planes = [
+            plane
+            for image, colour in self._images(pixels)
+            for plane in _planes(self._resize(image, resized_hw, (top, left), view, colour))
+        ]
+        if self.order == "bgr" and count == 3:
+            planes.reverse()
         mean, std = (np.array(numbers, np.float32)[:, None] for numbers in (self.mean, self.std))
-        table = (np.arange(256, dtype=np.float32) / np.float32(255) - mean) / std  # of each channel's 256 levels
-        planes = np.asarray(image).transpose(2, 0, 1)
+        white = np.float32(255 / self.scale)
+        if pixels.dtype == np.float32:
+            values = np.stack(planes) * np.float32(self.scale)
+            return ((values - mean[:, :, None]) / std[:, :, None]).astype(np.float32), view
+        table = (np.arange(256, dtype=np.float32) / white - mean) / std  # of each channel's 256 levels
         return np.stack([levels[plane] for levels, plane in zip(table, planes, strict=True)]), view
+
+    def _images(self, pixels: NDArray[Any]) -> list[tuple[Image.Image, tuple[float, ...]]]:
+        """The picture as Pillow resizes it, at once or channel by channel, each with the colour of padding."""
+        white = 1.0 if pixels.dtype == np.float32 else 255.0
+        padding = [min(max(white * mean / self.scale, 0.0), white) for mean in self.mean]
+        if self.order == "bgr" and self.channels == 3:
+            padding.reverse()
+        if pixels.dtype == np.uint8:
+            padding = [round(level) for level in padding]
+            if pixels.shape[2] == 3:
+                image = Image.fromarray(pixels)
+                return [(image if self.channels == 3 else image.convert("L"), tuple(padding))]
+        return [
+            (Image.fromarray(np.ascontiguousarray(pixels[:, :, channel])), (level,))
+            for channel, level in enumerate(padding)
+        ]
 
     def _resized_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Size of the whole picture after resizing, rounded as torchvision's `Resize` and timm's transforms round."""
@@ -277,7 +331,12 @@ class Preprocess:
         return max(1, round(image_hw[0] / ratio)), max(1, round(image_hw[1] / ratio))
 
     def _resize(
-        self, image: Image.Image, resized_hw: tuple[int, int], offset: tuple[int, int], view: View
+        self,
+        image: Image.Image,
+        resized_hw: tuple[int, int],
+        offset: tuple[int, int],
+        view: View,
+        padding: tuple[float, ...],
     ) -> Image.Image:
         """The network's input as a picture of `size_hw`."""
         (height, width), (top, left) = self.size_hw, offset
@@ -285,10 +344,15 @@ class Preprocess:
         if self.fit == "crop" and resized_hw[0] * resized_hw[1] > _MAX_RESIZED:
             return image.resize((width, height), resampling, box=view.seen_xyxy)
         resized = image.resize((resized_hw[1], resized_hw[0]), resampling)
-        red, green, blue = (round(255 * m) for m in self.mean)
-        canvas = Image.new("RGB", (width, height), (red, green, blue))
+        canvas = Image.new(image.mode, (width, height), padding if len(padding) > 1 else padding[0])
         canvas.paste(resized, (-left, -top))
         return canvas
+
+
+def _planes(image: Image.Image) -> list[NDArray[Any]]:
+    """The channels of a picture, each H×W."""
+    array = np.asarray(image)
+    return [array] if array.ndim == 2 else list(array.transpose(2, 0, 1))
 
 
 def _floor(side: float) -> int:

@@ -8,8 +8,10 @@ import { resize } from "./resize.js";
  * @property {"crop" | "stretch" | "pad"} fit
  * @property {number} crop_fraction
  * @property {string} interpolation
- * @property {[number, number, number]} mean of R, G, B in [0, 1] units.
+ * @property {[number, number, number]} mean of the input's channels, in units of `scale`.
  * @property {[number, number, number]} std
+ * @property {number} [scale] what white becomes before mean and std; 1 if not given.
+ * @property {"rgb" | "bgr"} [order] of the input's channels; "rgb" if not given.
  *
  * @typedef {object} View what the network's input covers of the picture.
  * @property {[number, number]} image_hw
@@ -72,7 +74,8 @@ export function look(pixels, imageHw, how) {
   const resized = resize(pixels, imageHw, [tall, wide], how.interpolation);
   if (tall === height && wide === width) return { seen: resized, view };
   const seen = new Uint8ClampedArray(height * width * 4);
-  const padding = [...how.mean.map((mean) => round(255 * mean)), 255];
+  const levels = how.mean.map((mean) => round(Math.min(Math.max((255 * mean) / (how.scale ?? 1), 0), 255)));
+  const padding = [...(how.order === "bgr" ? levels.reverse() : levels), 255];
   for (let i = 0; i < seen.length; i++) seen[i] = padding[i % 4];
   const [fromX, toX] = [Math.max(0, left), Math.min(wide, left + width)];
   for (let y = Math.max(0, top); y < Math.min(tall, top + height); y++) {
@@ -83,7 +86,7 @@ export function look(pixels, imageHw, how) {
 }
 
 /**
- * `(value / 255 - mean) / std` of every pixel, channel by channel, in float32.
+ * `(value * scale / 255 - mean) / std` of every pixel, channel by channel, in float32.
  * @param {Uint8ClampedArray} seen RGBA.
  * @param {Preprocess} how
  * @returns {Float32Array} 3×h×w.
@@ -91,12 +94,14 @@ export function look(pixels, imageHw, how) {
 export function normalized(seen, how) {
   const cells = seen.length / 4;
   const values = new Float32Array(3 * cells);
+  const white = Math.fround(255 / (how.scale ?? 1));
   for (let channel = 0; channel < 3; channel++) {
+    const from = how.order === "bgr" ? 2 - channel : channel;
     const [mean, std] = [Math.fround(how.mean[channel]), Math.fround(how.std[channel])];
     const table = Float32Array.from({ length: 256 }, (_, value) =>
-      Math.fround(Math.fround(value / 255) - mean) / std,
+      Math.fround(Math.fround(value / white) - mean) / std,
     );
-    for (let i = 0; i < cells; i++) values[channel * cells + i] = table[seen[i * 4 + channel]];
+    for (let i = 0; i < cells; i++) values[channel * cells + i] = table[seen[i * 4 + from]];
   }
   return values;
 }
