@@ -74,34 +74,6 @@ def test_coolwarm_is_symmetric_in_lightness_and_neutral_in_the_middle():
     assert colours[0, 2] < -30 < 30 < colours[-1, 1]  # blue below, red above
 
 
-def test_colorize_equals_a_loop():
-    heatmap = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
-    colours = colormaps.table("magma")
-    low, high = float(heatmap.min()), float(heatmap.max())
-    wanted = [[colours[round((float(v) - low) / (high - low) * 255)] for v in row] for row in heatmap]
-    np.testing.assert_array_equal(colormaps.colorize(heatmap, "magma"), wanted)
-
-
-@pytest.mark.parametrize(
-    ("heatmap", "options", "index"),
-    [
-        ([[0.0, 1.0]], {}, [0, 255]),
-        ([[5.0, 7.0]], {"low": 0.0, "high": 10.0}, [128, 178]),
-        ([[-3.0, 9.0]], {"low": 0.0, "high": 1.0}, [0, 255]),
-        ([[-1.0, 2.0]], {"colormap": "coolwarm"}, [64, 255]),  # ±2, not -1 … 2
-        ([[-2.0, 0.0]], {"colormap": "coolwarm"}, [0, 128]),
-        ([[0.0, 0.0]], {"colormap": "coolwarm"}, [128, 128]),
-        ([[4.0, 4.0]], {}, [0, 0]),
-        ([[-1.7e308, 1.7e308]], {}, [0, 255]),
-        (np.array([[-6e4, 6e4]], np.float16), {}, [0, 255]),
-        (np.array([[0, 255]], np.uint8), {}, [0, 255]),
-    ],
-)
-def test_colorize_worked_examples(heatmap, options, index):
-    wanted = colormaps.table(options.get("colormap", "inferno"))[index]
-    np.testing.assert_array_equal(colormaps.colorize(heatmap, **options)[0], wanted)
-
-
 # overlay
 
 
@@ -394,9 +366,6 @@ MAP = np.zeros((20, 30))
     ("call", "message"),
     [
         (lambda: colormaps.table("hot"), "unknown name 'hot', expected one of: inferno, magma, .*coolwarm"),
-        (lambda: colormaps.colorize([[1.0]], low=2.0), r"low <= high, got low=2.0, high=1.0"),
-        (lambda: colormaps.colorize([[1.0]], high=np.inf), "expected finite"),
-        (lambda: colormaps.colorize([[np.nan]]), "1 of 1 values are NaN"),
         (lambda: captions.colorbar("hot", 0, 1), "unknown name 'hot'"),
         (lambda: draw.overlay(picture(0), MAP, colormap="hot"), "unknown name 'hot'"),
         (lambda: draw.overlay(picture(0), np.zeros((7, 7))), r"heatmap: \(7, 7\) does not fit the picture \(20, 30\)"),

@@ -6,14 +6,11 @@ the authors published with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from camlucida.boxes.localize import as_heatmap
-from camlucida.errors import CamlucidaError
 
 LEVELS = (20, 100, 110)  # thresholds of the 8-bit map: 7.8, 39 and 43 % of its maximum
 DEEP = 10  # of 255: how far inside a part, relative to its deepest pixel, a pixel must lie to be kept
@@ -51,7 +48,7 @@ def all_boxes(heatmap: ArrayLike) -> NDArray[np.int64]:
         other = larger + 1
         while other < len(found):
             if _share_half(found[larger], found[other]):
-                del found[other]
+                del found[other]  # what follows takes its place, and is passed over
             other += 1
         larger += 1
     x, y, width, height = np.array(found, np.int64).reshape(-1, 4).T
@@ -75,35 +72,12 @@ def loose_tight(heatmap: ArrayLike) -> NDArray[np.int64]:
     return all_boxes(heatmap)[:2]
 
 
-def five_guesses(heatmaps: Sequence[ArrayLike], classes: Sequence[int]) -> list[tuple[int, tuple[int, int, int, int]]]:
-    """The paper's five guesses for top-5 localization: loose and tight boxes of the two likeliest classes, loose of the
-    third.
-
-    A picture is right if any guess has its class and overlaps one of its boxes enough: the best of the guesses counts.
-
-    Args:
-        heatmaps: real H×W, of the likeliest classes in order; the first three are used.
-        classes: their ids.
-
-    Returns:
-        At most five pairs of a class and a half-open xyxy box, fewer where maps give fewer boxes.
-
-    Raises:
-        CamlucidaError: a bad heatmap, or not as many classes as maps.
-    """
-    if len(heatmaps) != len(classes):
-        raise CamlucidaError(f"five_guesses: expected a class for each of {len(heatmaps)} maps, got {len(classes)}")
-    guesses = []
-    for rank, count in GUESSES[: len(classes)]:
-        for x1, y1, x2, y2 in loose_tight(heatmaps[rank])[:count].tolist():
-            guesses.append((int(classes[rank]), (x1, y1, x2, y2)))
-    return guesses
-
-
 def guesses_of_rank(heatmap: ArrayLike, rank: int) -> NDArray[np.int64]:
-    """The guesses among the five that name the class of this map, if it is the ``rank``-th likeliest, 0 the first.
+    """The guesses among the paper's five that name the class of this map, if it is the ``rank``-th likeliest, 0 the
+    first: loose and tight boxes of the two likeliest classes, the loose one of the third.
 
-    Guesses of other classes are never right, so these are all that decide whether a picture's class is localized.
+    A picture is right if any guess has its class and overlaps one of its boxes enough. Guesses of other classes are
+    never right, so these are all that decide whether a picture's class is localized.
 
     Returns:
         int64 (M, 4), half-open xyxy; M is at most 2, and 0 from the fourth class on.
