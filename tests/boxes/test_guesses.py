@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import pytest
 
 from camlucida.boxes.guesses import all_boxes, guesses_of_rank, loose_tight
 
