@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from camlucida.evaluation.curves import curves_svg
@@ -12,41 +13,7 @@ from camlucida.evaluation.findings import CLASS_NUMBERS, Box, Case, Figure, limi
 if TYPE_CHECKING:
     from camlucida.evaluation.result import Evaluation  # whose save() writes this page
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2430; --paper: #fff; --soft: #5b6472; --line: #d8dde5; --card: #f5f7fa;
-  --bad: #a1121f; --bad-paper: #fdecee; --c0: #1b6ac9; --c1: #b4530a; --c2: #6b3fa0; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --paper: #14171c; --soft: #9aa4b2; --line: #343b46;
-  --card: #1d222a; --bad: #ffb3ba; --bad-paper: #43161b; --c0: #6db1ff; --c1: #ffae66; --c2: #c7a2ff; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 76rem; padding: 1.5rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-p { margin: .25rem 0; } .soft { color: var(--soft); }
-.warnings { margin: 1rem 0; padding: .75rem 1rem; border-left: .4rem solid var(--bad); background: var(--bad-paper);
-  color: var(--bad); font-weight: 600; list-style: none; } .warnings li + li { margin-top: .4rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .75rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-th.number, td.number { text-align: right; white-space: nowrap; } tr.group th { padding-top: 1rem; }
-td:first-child { min-width: 15rem; }
-td .below { color: var(--bad); font-weight: 600; } .beside { white-space: nowrap; display: inline-block;
-  margin-right: 1rem; }
-.curves { width: 100%; max-width: 44rem; height: auto; font: 12px system-ui, sans-serif; }
-.curves text { fill: var(--soft); } .curves .grid { stroke: var(--line); }
-path.curve { fill: none; stroke-width: 2; } path.c0 { stroke: var(--c0); } path.c1 { stroke: var(--c1); }
-path.c2 { stroke: var(--c2); } path.baseline { stroke: var(--soft); stroke-dasharray: 5 4; }
-circle.c0, .curves text.c0 { fill: var(--c0); } circle.c1, .curves text.c1 { fill: var(--c1); }
-circle.c2, .curves text.c2 { fill: var(--c2); } circle.baseline { fill: var(--soft); }
-.cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1rem; }
-figure { margin: 0; background: var(--card); border-radius: .5rem; padding: .5rem; }
-figure svg { display: block; width: 100%; height: 10rem;
-  margin-bottom: .35rem; }
-figcaption { font-size: .8rem; overflow-wrap: anywhere; } figcaption b { font-variant-numeric: tabular-nums; }
-rect { fill: none; vector-effect: non-scaling-stroke; } rect.halo { stroke: #000; stroke-opacity: .6; stroke-width: 5; }
-rect.guess { stroke: #fff; stroke-width: 2.5; } rect.true { stroke: #3ee06c; stroke-width: 2.5; stroke-dasharray: 7 4; }
-.key { display: inline-block; width: 2rem; height: 0; border-top: 3px solid #fff; outline: 1px solid #000;
-  vertical-align: middle; } .key.true { border-top: 3px dashed #1f9c46; outline: none; }
-"""
+STYLE = "\n" + Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 _KINDS = {"best": "The best", "median": "Around the median", "worst": "The worst"}
 
