@@ -77,12 +77,12 @@ class Bootstrap:
             totals, sums = self._totals.setdefault(name, {}), self._sums.setdefault(name, {})
             for counter in counters[rows[0]][name]:
                 some = [counters[i][name][counter] for i in rows]
-                shape = max((values.shape for values in some), key=lambda shape: shape[-1])
-                stacked = np.stack([_padded(values, shape) for values in some])
+                longest = np.zeros_like(max(some, key=lambda values: values.shape[-1]))
+                stacked = np.stack([summed(values, longest) for values in some])
                 _grow(totals, counter, stacked.sum(axis=0))
                 if self.resamples:
                     flat = stacked.reshape(len(rows), -1).astype(np.float32)
-                    _grow(sums, counter, (weights[:, rows] @ flat).reshape(-1, *shape))
+                    _grow(sums, counter, (weights[:, rows] @ flat).reshape(-1, *longest.shape))
 
     def metric(self, name: str, empty: Metric) -> Metric:
         """The metric over all pictures."""
@@ -90,12 +90,7 @@ class Bootstrap:
         return empty.with_counters(self._totals[name])
 
     def values(self, name: str, empty: Metric, picks: Sequence[Pick]) -> NDArray[np.float64]:
-        """Numbers over all pictures, then over each resample.
-
-        Args:
-            name: of the metric.
-            empty: one of its kind and settings.
-            picks: the numbers, each from what the metric computes.
+        """Numbers, each picked from what the metric computes, over all pictures, then over each resample.
 
         Returns:
             float64 (picks, 1 + resamples); NaN where one cannot be had.
@@ -139,7 +134,3 @@ def _grow(sums: dict[str, NDArray[Any]], counter: str, part: NDArray[Any]) -> No
         sums[counter] += part
     else:
         sums[counter] = summed(sums[counter], part) if counter in sums else part
-
-
-def _padded(counter: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    return counter if counter.shape == shape else summed(counter, np.zeros(shape, counter.dtype))

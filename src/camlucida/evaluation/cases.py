@@ -25,9 +25,8 @@ SIDE = 320
 def chosen(overlaps: NDArray[np.float64], each: int = EACH) -> list[tuple[str, int]]:
     """Kinds and indices of the cases: the best first, then those around the median, then the worst first.
 
-    Args:
-        overlaps: float64 (N,), how well each picture fits; NaN where there is no truth to fit.
-        each: of each kind at most; fewer where there are few pictures, none of which comes twice.
+    Overlaps (N,) say how well each picture fits, NaN where there is no truth to fit. There are at most ``each`` of a
+    kind; fewer where there are few pictures, none of which comes twice.
 
     >>> chosen(np.array([0.5, np.nan, 0.9, 0.1, 0.2]), 1)
     [('best', 2), ('median', 0), ('worst', 3)]
@@ -48,18 +47,11 @@ def cases_of(
     overlaps: NDArray[np.float64],
     settings: CountingSettings,
 ) -> Iterator[Case]:
-    """Explain the chosen pictures once more, and draw them.
-
-    Args:
-        explainer: the prepared model.
-        classes: names of the data's classes.
-        records: of the evaluation.
-        overlaps: of each record, see ``chosen``.
-        settings: of the evaluation.
-    """
+    """Explain once more the pictures that ``chosen`` takes by the records' overlaps, and draw them."""
     kinds = chosen(overlaps)
     some = [records[index] for _, index in kinds]
-    for batch in explained(explainer, classes, some, batch=len(some) or 1, on_error=_gone):
+    gone: list[str] = []  # they were read a moment ago; a case that is gone since is left out
+    for batch in explained(explainer, classes, some, batch=len(some) or 1, on_error=gone.append):
         for one in batch:
             kind, index = kinds[one.index]
             yield _case(kind, one, classes, float(overlaps[index]), settings)
@@ -75,9 +67,7 @@ def _case(kind: str, one: Explained, classes: Sequence[str], overlap: float, set
     guess = settings.calibration.boxes(laid(grid, one.view, settings.mode)) * back
     true = one.record.truth.boxes_at(image_hw, image_hw)[one.record.truth.box_labels == label]
     seen = one.view.seen()
-    drawn = draw.overlay(
-        one.picture.pixels, one.view.project(grid), opacity=0.6, seen=None if seen.all() else seen
-    )  # fmt: skip
+    drawn = draw.overlay(one.picture.pixels, one.view.project(grid), opacity=0.6, seen=None if seen.all() else seen)
     return Case(
         kind, one.record.example.id, classes[label], one.predicted, overlap, _plain(guess), _plain(true), image_hw,
         _jpeg(drawn),
@@ -95,7 +85,3 @@ def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
         pixels = np.asarray(cv2.resize(pixels, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
     coded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, 85))[1]
     return bytes(coded)
-
-
-def _gone(message: str) -> None:
-    """It was read a moment ago; a case that is gone since is left out."""

@@ -50,12 +50,8 @@ def centre_boxes(size_hw: tuple[int, int]) -> NDArray[np.int64]:
 
 
 def centre_overlaps(size_hw: tuple[int, int], truth: NDArray[np.float64], mode: Mode) -> NDArray[np.float64]:
-    """What `metrics.box_overlaps` gives for the centre map, fast: the best IoU at each threshold, float64 (1000,).
-
-    Args:
-        size_hw: of the picture.
-        truth: (M, 4) true boxes, half-open, M ≥ 1.
-        mode: how overlaps are counted.
+    """What `metrics.box_overlaps` gives for the centre map and true boxes (M, 4), half-open, M ≥ 1, fast: the best IoU
+    at each threshold, float64 (1000,).
     """
     overlaps: NDArray[np.float64] = iou(*counted(centre_boxes(size_hw), truth, size_hw, mode)).max(axis=1)
     return overlaps

@@ -59,15 +59,19 @@ def class_ids(
     return ids
 
 
+def both_logits(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits (K,), where a single one stands for two classes."""
+    return np.concatenate([-logits, logits]) if logits.size == 1 else logits
+
+
 def ranks_of(logits: NDArray[np.float32], ids: Sequence[int]) -> list[int]:
     """The place of classes among all logits (K,) of one picture, 0 the likeliest; equal ones rank by number.
 
     >>> ranks_of(np.array([0.5, 2.0, 0.5], np.float32), [0, 1, 2])
     [1, 0, 2]
     """
-    wide = np.concatenate([-logits, logits]) if logits.size == 1 else logits
     own = np.array(ids, np.int64)
-    places: list[int] = ranks(own, np.tile(wide, (len(own), 1)), None).tolist()
+    places: list[int] = ranks(own, np.tile(both_logits(logits), (len(own), 1)), None).tolist()
     return places
 
 

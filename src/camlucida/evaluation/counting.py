@@ -43,12 +43,8 @@ class Tally:
     overlap: float
 
 
-@dataclass(frozen=True)
-class CountedBatch:
-    """The counters of several pictures, and what could not be read."""
-
-    tallies: list[Tally]
-    errors: list[str]
+CountedBatch = tuple[list[Tally], list[str]]
+"""The counters of several pictures, and what could not be read."""
 
 
 def tally(picture: MappedPicture, settings: CountingSettings) -> Tally:
@@ -63,7 +59,11 @@ def tally(picture: MappedPicture, settings: CountingSettings) -> Tally:
     overlaps = []
     for target in labelled_maps(picture, settings):
         said = predictions(target)
-        counted = _counted(target, said)
+        counted: dict[str, Metric] = {}
+        for measure in MEASURES:
+            if measure.update is not None and measure.by in said and measure.need in target.truths:
+                counted[measure.name] = metric = measure.make(settings)
+                measure.update(metric, target, said[measure.by])
         numbers = _class_numbers(target, said, counted)
         classes.update(target.label, **numbers)
         overlaps.append(numbers.get("iou", numbers.get("mask_iou", np.nan)))
@@ -71,16 +71,6 @@ def tally(picture: MappedPicture, settings: CountingSettings) -> Tally:
     metrics |= {ACCURACY.name: accuracy, CLASSES.name: classes}
     least = min((overlap for overlap in overlaps if not np.isnan(overlap)), default=float("nan"))
     return Tally(picture.index, {name: metric.counters for name, metric in metrics.items()}, least)
-
-
-def _counted(target: LabelledMap, said: Mapping[Predictor, Prediction]) -> dict[str, Metric]:
-    """Every metric that applies, after this one class of one picture."""
-    counted = {}
-    for measure in MEASURES:
-        if measure.update is not None and measure.by in said and measure.need in target.truths:
-            counted[measure.name] = metric = measure.make(target.settings)
-            measure.update(metric, target, said[measure.by])
-    return counted
 
 
 def _class_numbers(
@@ -105,21 +95,14 @@ def count(pictures: Sequence[MappedPicture], settings: CountingSettings) -> Coun
             tallies.append(tally(picture, settings))
         except DataError as error:
             errors.append(str(error))
-    return CountedBatch(tallies, errors)
+    return tallies, errors
 
 
 def counted_in_order(
     batches: Iterable[Sequence[MappedPicture]], settings: CountingSettings, workers: int
 ) -> Iterator[CountedBatch]:
-    """``count`` on each batch, in worker processes; the maps come to them at the network's small grid.
-
-    Args:
-        batches: read only as far ahead as the workers need.
-        settings: of the evaluation.
-        workers: processes; 0 counts here.
-
-    Yields:
-        What each batch gave, in their order.
+    """``count`` on each batch, in order, in so many worker processes, or here for 0. The maps come to them at the
+    network's small grid; batches are read only as far ahead as the workers need.
 
     Raises:
         CamlucidaError: the processes could not start or died.

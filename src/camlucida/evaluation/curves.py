@@ -12,11 +12,8 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 300, 44, 36, 12, 110
 
 
 def curves_svg(thresholds: NDArray[np.float64], curves: Mapping[str, NDArray[np.float64]]) -> str:
-    """An SVG element: one line a curve, a dot at each one's best threshold, its name at the right.
-
-    Args:
-        thresholds: float64 (T,) in [0, 1].
-        curves: name → float64 (T,), shares in [0, 1].
+    """An SVG element of named curves (T,) over thresholds (T,), all in [0, 1]: one line a curve, a dot at each one's
+    best threshold, its name at the right.
 
     >>> curves_svg(np.array([0.0, 0.5]), {"0.5": np.array([0.2, 1.0])}).count("<path")
     1

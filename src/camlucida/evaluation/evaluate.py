@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,7 +24,6 @@ from camlucida.evaluation.labelled_map import CountingSettings, MappedPicture
 from camlucida.evaluation.measures import ACCURACY, GRID, TOLERANCE
 from camlucida.evaluation.result import Evaluation
 from camlucida.evaluation.verdict import warnings
-from camlucida.explainer import Explainer
 from camlucida.images.picture import Picture
 from camlucida.results.versions import versions
 
@@ -121,14 +120,14 @@ def evaluate(
             known.extend(known_of(pictures, located))
             yield [_mapped(picture, localizer) for picture in pictures]
 
-    for counted in counted_in_order(mapped(), settings, workers):
-        for error in counted.errors:
+    for tallies, errors in counted_in_order(mapped(), settings, workers):
+        for error in errors:
             skip(error)
-        sums.add([tally.index for tally in counted.tallies], [tally.counters for tally in counted.tallies])
-        for tally in counted.tallies:
+        sums.add([tally.index for tally in tallies], [tally.counters for tally in tallies])
+        for tally in tallies:
             overlaps[tally.index] = tally.overlap
         if on_pictures is not None:
-            on_pictures(len(counted.tallies) + len(counted.errors))
+            on_pictures(len(tallies) + len(errors))
     if ACCURACY.name not in sums.pictures:
         raise DataError(f"{dataset.name}: none of its {len(records)} pictures could be read")
 
@@ -153,8 +152,12 @@ def evaluate(
         thresholds=THRESHOLDS.copy() if curves else np.zeros(0),
         curves=curves,
         cases=tuple(cases_of(explainer, dataset.classes, records, overlaps, settings)),
-        settings=_settings(explainer, bootstrap, seed, mosaics, tile_hw),
-    )
+        settings={
+            "bootstrap": bootstrap, "interval": LEVEL, "seed": seed, "tolerance": TOLERANCE, "mosaics": mosaics,
+            "mosaic tile": None if tile_hw is None else list(tile_hw), "input": list(explainer.preprocess.size_hw),
+            "fit": explainer.preprocess.fit, "views": explainer.tta, "versions": versions(),
+        },
+    )  # fmt: skip
 
 
 def _check(mode: str, **numbers: tuple[int, int]) -> None:
@@ -177,13 +180,3 @@ def _mapped(picture: Explained, localizer: ImageLocalizer | Callable[[Picture], 
     return MappedPicture(
         picture.index, picture.view, picture.labels, picture.ranks, picture.maps, replace(truth, **masks), boxes
     )
-
-
-def _settings(
-    explainer: Explainer, bootstrap: int, seed: int, mosaics: int, tile_hw: tuple[int, int] | None
-) -> dict[str, Any]:
-    return {
-        "bootstrap": bootstrap, "interval": LEVEL, "seed": seed, "tolerance": TOLERANCE, "mosaics": mosaics,
-        "mosaic tile": None if tile_hw is None else list(tile_hw), "input": list(explainer.preprocess.size_hw),
-        "fit": explainer.preprocess.fit, "views": explainer.tta, "versions": versions(),
-    }  # fmt: skip

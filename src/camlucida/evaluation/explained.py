@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from camlucida.boxes.overlaps import Mode
 from camlucida.data.record import Record
 from camlucida.errors import CamlucidaError
-from camlucida.evaluation.class_matching import class_ids, ranks_of
+from camlucida.evaluation.class_matching import both_logits, class_ids, ranks_of
 from camlucida.explainer import Explainer
 from camlucida.images.batches import PreparedImage, prepared_batches
 from camlucida.images.picture import Picture
@@ -33,8 +33,6 @@ class Explained:
 
     Attributes:
         index: its place in the dataset, from 0.
-        record: where it comes from.
-        picture: the picture.
         view: what the network's input covers of it.
         labels: its classes, ids of the data.
         ranks: the place of each among all logits, 0 the likeliest.
@@ -73,17 +71,8 @@ def explained(
     batch: int,
     on_error: Callable[[str], None],
 ) -> Iterator[list[Explained]]:
-    """Explain records by the maps of their own classes; memory does not grow with their number.
-
-    Args:
-        explainer: the prepared model.
-        classes: names of the data's classes.
-        records: each with at least one label.
-        batch: pictures that go through the model at once.
-        on_error: called for every picture that cannot be read; the others go on.
-
-    Yields:
-        Up to ``batch`` explained pictures, in order.
+    """Explain records, each with at least one label, by the maps of their own classes, in order and up to ``batch`` at
+    once; memory does not grow with their number. ``on_error`` is called for every picture that cannot be read.
 
     Raises:
         TargetError: the model does not know the data's classes.
@@ -114,7 +103,6 @@ def _explained(
     ids: Mapping[int, int],
     prepared: Sequence[PreparedImage[tuple[int, Record]]],
 ) -> list[Explained]:
-    """One batch."""
     labels = [image.item[1].example.labels for image in prepared]
     most = max(map(len, labels))
     asked = np.array([[ids[label] for label in (*row, *row[:1] * (most - len(row)))] for row in labels], np.int64)
@@ -137,6 +125,5 @@ def _explained(
 
 
 def _likeliest(logits: NDArray[np.float32], class_names: Sequence[Any]) -> str:
-    wide = np.concatenate([-logits, logits]) if logits.size == 1 else logits
-    best = int(wide.argmax())
+    best = int(both_logits(logits).argmax())
     return str(class_names[best]) if best < len(class_names) else f"class {best}"

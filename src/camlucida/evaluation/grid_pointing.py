@@ -27,13 +27,8 @@ TILES = 2
 
 @dataclass(frozen=True)
 class Known:
-    """A picture that the model classifies rightly.
-
-    Attributes:
-        index: of its record.
-        label: its class in the data.
-        confidence: of the model.
-        thing: whether its class is something that lies somewhere; a background class ("none") is not.
+    """A picture that the model classifies rightly: the index of its record, its class in the data, the model's
+    confidence, and whether the class is a thing that lies somewhere; a background class ("none") is not.
     """
 
     index: int
@@ -43,11 +38,8 @@ class Known:
 
 
 def known_of(pictures: Sequence[Explained], located: bool) -> list[Known]:
-    """The pictures of one class each that the model classifies rightly.
-
-    Args:
-        pictures: as the model sees them.
-        located: some records have boxes or masks: then a picture without any holds no thing.
+    """The pictures of one class each that the model classifies rightly. Where some records are ``located`` (have boxes
+    or masks), a picture without any holds no thing.
     """
     return [
         Known(one.index, one.labels[0], one.probabilities[0], one.record.truth.located or not located)
@@ -57,19 +49,11 @@ def known_of(pictures: Sequence[Explained], located: bool) -> list[Known]:
 
 
 def layouts(known: Sequence[Known], count: int, seed: int) -> list[tuple[Known, ...]]:
-    """Mosaics of four pictures.
+    """So many mosaics of TILES² pictures; none where fewer than two classes are known, or no thing.
 
     Of each class the most confident half is used. With four classes or more all tiles are of different classes. With
     two or three, one thing's class has one tile and the others share the rest; then only that one is asked for (see
     ``asked``). Tiles lie in random order.
-
-    Args:
-        known: pictures classified rightly.
-        count: of mosaics.
-        seed: of the random choice.
-
-    Returns:
-        ``count`` mosaics of TILES² pictures; none where fewer than two classes are known, or no thing.
     """
     by_class: dict[int, list[Known]] = {}
     for one in sorted(known, key=lambda one: (-one.confidence, one.index)):
@@ -105,14 +89,8 @@ def play(
 ) -> Iterator[tuple[dict[str, NDArray[Any]], tuple[int, int]]]:
     """The counters of ``GridPointing`` for each mosaic, and the size at which the network saw a tile.
 
-    A model of fixed input size sees the whole mosaic at that size, its tiles at half.
-
-    Args:
-        explainer: the prepared model.
-        classes: names of the data's classes.
-        records: of the dataset; tiles name them by index.
-        mosaics: see ``layouts``.
-        batch: pictures that go through the model at once; of mosaics, which are four times as large, a quarter.
+    A model of fixed input size sees the whole mosaic at that size, its tiles at half. ``batch`` counts pictures that go
+    through the model at once: of mosaics, which are four times as large, a quarter.
     """
     if not mosaics:
         return

@@ -31,16 +31,8 @@ def size_for(view: View, mode: Mode) -> tuple[int, int]:
 
 
 def laid(grid: NDArray[np.float32], view: View, mode: Mode) -> NDArray[np.float32]:
-    """A map over its picture at the size it is evaluated at: half-pixel bilinear in exact mode, what was not seen
-    carrying the lowest value; the benchmark's bicubic resize in protocol mode.
-
-    Args:
-        grid: float32 h×w.
-        view: what the network saw.
-        mode: "exact" or "protocol".
-
-    Returns:
-        float32 H×W.
+    """A map h×w over its picture, float32 H×W at the size it is evaluated at: half-pixel bilinear in exact mode, what
+    was not seen carrying the lowest value; the benchmark's bicubic resize in protocol mode.
     """
     if mode == "protocol":
         resized: NDArray[np.float32] = cv2.resize(grid, PROTOCOL_HW[::-1], interpolation=cv2.INTER_CUBIC)
@@ -50,12 +42,8 @@ def laid(grid: NDArray[np.float32], view: View, mode: Mode) -> NDArray[np.float3
 
 @dataclass(frozen=True)
 class CountingSettings:
-    """What is the same for all pictures.
-
-    Attributes:
-        mode: "protocol" or "exact".
-        calibration: how the boxes at the operating point are made.
-        classes: how many classes the data has.
+    """What is the same for all pictures; the calibration makes the boxes at the operating point, ``classes`` says how
+    many the data has.
     """
 
     mode: Mode
@@ -67,14 +55,8 @@ class CountingSettings:
 class MappedPicture:
     """One picture without its pixels: all that its counters are made of, small enough for another process.
 
-    Attributes:
-        index: its place in the dataset.
-        view: what the network saw of it.
-        labels: its classes.
-        ranks: the place of each among all logits.
-        maps: float32 (L, h, w), one for each.
-        truth: boxes and masks.
-        localizer_boxes: (P, 4) boxes of a two-stage localizer, half-open pixels of the picture; None without one.
+    What it shares with ``Explained`` means the same. ``localizer_boxes`` are (P, 4) boxes of a two-stage localizer,
+    half-open pixels of the picture; None without one.
     """
 
     index: int
@@ -91,9 +73,6 @@ class LabelledMap:
     """One class of one picture.
 
     Attributes:
-        picture: where it comes from.
-        settings: of the evaluation.
-        label: the class.
         rank: its place among all logits, 0 the likeliest.
         grid: float32 h×w, its map at the network's grid.
         size_hw: the size of evaluation.

@@ -12,29 +12,17 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from camlucida import metrics
 from camlucida.boxes.guesses import guesses_of_rank
 from camlucida.evaluation.accuracy import Accuracy, PerClass
 from camlucida.evaluation.bootstrap import Pick
 from camlucida.evaluation.findings import CLASS_NUMBERS
 from camlucida.evaluation.labelled_map import CountingSettings, LabelledMap, Need, Prediction, Predictor
-from camlucida.metrics import (
-    BoxExtents,
-    EnergyPointing,
-    GridPointing,
-    Localization,
-    MaskIoU,
-    MaxBoxAcc,
-    MaxLocalization,
-    MaxMaskIoU,
-    Metric,
-    PointingGame,
-    PxAP,
-)
 
 DELTAS = (0.3, 0.5, 0.7)
 TOLERANCE = 15
 
-Make = Callable[[CountingSettings], Metric]
+Make = Callable[[CountingSettings], metrics.Metric]
 Update = Callable[[Any, LabelledMap, Prediction], None]
 
 
@@ -59,7 +47,7 @@ class Measure:
 
 ACCURACY = Measure("accuracy", lambda _: Accuracy())  # counted once a picture
 CLASSES = Measure("classes", lambda settings: PerClass(tuple(CLASS_NUMBERS), settings.classes))
-GRID = Measure("grid", lambda _: GridPointing())  # counted once a mosaic
+GRID = Measure("grid", lambda _: metrics.GridPointing())  # counted once a mosaic
 
 
 def _measures(name: str, make: Make, need: Need, update: Update, *by: Predictor) -> dict[Predictor, Measure]:
@@ -72,14 +60,6 @@ def _localize(metric: Any, target: LabelledMap, boxes: NDArray[Any]) -> None:
     metric.update([ours], [theirs], [0], top=[target.top])
 
 
-def _localize_boxes(metric: Any, target: LabelledMap, said: Prediction) -> None:
-    _localize(metric, target, said.boxes)
-
-
-def _localize_guesses(metric: Any, target: LabelledMap, said: Prediction) -> None:
-    _localize(metric, target, guesses_of_rank(said.heatmap, target.rank))
-
-
 def _mask(metric: Any, target: LabelledMap, said: Prediction) -> None:
     metric.update([said.heatmap], [target.mask], target.ignore)
 
@@ -88,30 +68,36 @@ def _point(metric: Any, target: LabelledMap, said: Prediction) -> None:
     metric.update([said.heatmap], [target.region], [target.label])
 
 
-AT = _measures("localization", lambda _: Localization(), "boxes", _localize_boxes, "maps", "whole", "localizer")
-GUESSES = _measures("five guesses", lambda _: Localization(), "boxes", _localize_guesses, "maps")
+AT = _measures(
+    "localization", lambda _: metrics.Localization(), "boxes",
+    lambda metric, target, said: _localize(metric, target, said.boxes), "maps", "whole", "localizer",
+)  # fmt: skip
+GUESSES = _measures(
+    "five guesses", lambda _: metrics.Localization(), "boxes",
+    lambda metric, target, said: _localize(metric, target, guesses_of_rank(said.heatmap, target.rank)), "maps",
+)  # fmt: skip
 EXTENTS = _measures(
-    "extents", lambda _: BoxExtents(), "boxes",
+    "extents", lambda _: metrics.BoxExtents(), "boxes",
     lambda metric, target, said: metric.update([said.boxes], [target.boxes]), "maps", "whole", "localizer",
 )  # fmt: skip
 BEST = _measures(
-    "best localization", lambda _: MaxLocalization(), "boxes",
+    "best localization", lambda _: metrics.MaxLocalization(), "boxes",
     lambda metric, target, said: metric.update([said.overlaps["largest"]], [0], top=[target.top]), "maps", "centre",
 )  # fmt: skip
 V2 = _measures(
-    "box accuracy", lambda settings: MaxBoxAcc(DELTAS, settings.mode, "all"), "boxes",
+    "box accuracy", lambda settings: metrics.MaxBoxAcc(DELTAS, settings.mode, "all"), "boxes",
     lambda metric, _, said: metric.update_overlaps([said.overlaps["all"]]), "maps", "whole", "centre",
 )  # fmt: skip
 MASK = _measures(
-    "mask", lambda _: MaskIoU(), "mask",
+    "mask", lambda _: metrics.MaskIoU(), "mask",
     lambda metric, target, said: metric.update([said.mask], [target.mask], target.ignore), "maps", "whole",
 )  # fmt: skip
-BEST_MASK = _measures("best mask", lambda _: MaxMaskIoU(), "mask", _mask, "maps", "centre")
-PXAP = _measures("pxap", lambda _: PxAP(), "mask", _mask, "maps", "whole", "centre")
-POINTING = _measures("pointing", lambda _: PointingGame(TOLERANCE), "region", _point, "maps", "centre")
-STRICT = _measures("strict pointing", lambda _: PointingGame(1), "region", _point, "maps", "centre")
+BEST_MASK = _measures("best mask", lambda _: metrics.MaxMaskIoU(), "mask", _mask, "maps", "centre")
+PXAP = _measures("pxap", lambda _: metrics.PxAP(), "mask", _mask, "maps", "whole", "centre")
+POINTING = _measures("pointing", lambda _: metrics.PointingGame(TOLERANCE), "region", _point, "maps", "centre")
+STRICT = _measures("strict pointing", lambda _: metrics.PointingGame(1), "region", _point, "maps", "centre")
 ENERGY = _measures(
-    "energy", lambda _: EnergyPointing(), "region",
+    "energy", lambda _: metrics.EnergyPointing(), "region",
     lambda metric, target, said: metric.update([said.energy], [target.region]), "maps", "whole", "centre",
 )  # fmt: skip
 
