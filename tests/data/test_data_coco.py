@@ -11,9 +11,8 @@ import pytest
 
 import trees
 from camlucida.data import open_dataset
-from camlucida.data.polygons import polygon_mask
 from camlucida.data.reading import BadRecordError
-from camlucida.data.rle import run_lengths, run_mask
+from camlucida.data.segments import polygon_mask, run_lengths, run_mask
 from camlucida.errors import DataError
 
 GOOD = {

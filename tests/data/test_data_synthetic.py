@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from camlucida.data import Example, open_dataset
-from camlucida.data.shapes import DISTRACTORS, SHAPES, shape_mask
+from camlucida.data.shapes import DISTRACTORS, SHAPES, Placed
 from camlucida.data.synthetic import AREAS, CUE_COLOURS, SPLITS, SyntheticOptions, cue_mask, scene, scene_of
 from camlucida.errors import DataError
 
@@ -71,9 +71,8 @@ def test_masks_are_the_shapes():
 
 @pytest.mark.parametrize("name", [*SHAPES, *DISTRACTORS])
 def test_areas_are_those_of_the_shapes(name):
-    shape = {**SHAPES, **DISTRACTORS}[name]
-    mask = shape_mask(shape, 300, 301, 290, 0.7, 600)
-    assert mask.sum() / 290**2 == pytest.approx(shape.area, rel=1e-3)
+    mask = Placed(name, 300, 301, 290, 0.7).mask(600)
+    assert mask.sum() / 290**2 == pytest.approx({**SHAPES, **DISTRACTORS}[name].area, rel=1e-3)
     rows, columns = np.nonzero(mask)
     assert np.hypot(columns + 0.5 - 300, rows + 0.5 - 301).max() <= 290  # in its circle
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,22 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.data.polygons import polygon_mask
-from camlucida.data.reading import (
-    BadRecordError,
-    Box,
-    ErrorCollector,
-    Tree,
-    boxes_array,
-    checked_box,
-    checked_size,
-    number,
-    once,
-    quoted,
-    read_text,
-)
+from camlucida.data.reading import BadRecordError, ErrorCollector, Tree, read_text
 from camlucida.data.record import Dataset, Example, Record, Truth
-from camlucida.data.rle import run_lengths, run_mask
+from camlucida.data.segments import segments_mask, segments_of
+from camlucida.data.values import Box, boxes_array, checked_box, checked_size, number, once, quoted
 from camlucida.errors import DataError
 from camlucida.images.picture import shown
 
@@ -57,10 +46,11 @@ def read_coco(place: str, errors: ErrorCollector) -> Dataset:
     if not files:
         raise DataError(f"{shown(root)}: has no annotations/instances_*.json; name the file")
     datasets = [_read_file(file, Path(pictures) if at else None, root, errors) for file in files]
-    for file, one in zip(files, datasets, strict=True):
-        if one.classes != datasets[0].classes:
+    for file, dataset in zip(files, datasets, strict=True):
+        if dataset.classes != datasets[0].classes:
             raise DataError(f"{shown(file)}: other categories than {shown(files[0])}; open one of them alone")
-    return Dataset(shown(root.stem), datasets[0].classes, tuple(record for one in datasets for record in one.records))
+    records = (record for dataset in datasets for record in dataset.records)
+    return Dataset(shown(root.stem), datasets[0].classes, tuple(records))
 
 
 def _read_file(file: Path, pictures: Path | None, root: Path, errors: ErrorCollector) -> Dataset:
@@ -108,18 +98,13 @@ def _folder(file: Path, split: str, images: list[Any]) -> Path:
     folders = [above / split, above / "images" / split, above / "images", file.parent / "images", file.parent]
     names = [image["file_name"] for image in images[:20] if isinstance(image, dict) and image.get("file_name")]
     for folder in folders:
-        if any(_holds(Tree(folder), str(name)) for name in names):
-            return folder
+        tree = Tree(folder)
+        for name in names:
+            with suppress(BadRecordError):
+                tree.find(str(name))
+                return folder
     tried = ", ".join(shown(folder) for folder in folders)
     raise DataError(f"{shown(file)}: its pictures are in none of {tried}; name their folder, FILE.json@PICTURES")
-
-
-def _holds(tree: Tree, name: str) -> bool:
-    try:
-        tree.find(name)
-    except BadRecordError:
-        return False
-    return True
 
 
 def _key(image: object) -> int | None:
@@ -153,17 +138,19 @@ def _check_alone(image: object, ids: Counter[int | None], files: set[str]) -> No
 def _record(tree: Tree, image: dict[str, Any], notes: Iterable[Note], classes: dict[int, int]) -> tuple[Example, Truth]:
     size_hw = checked_size(image.get("height"), image.get("width"))
     boxes, box_labels, labels = [], [], set()
-    objects: tuple[list[NDArray[np.float64]], list[NDArray[np.int64]]] = [], []
-    crowds: tuple[list[NDArray[np.float64]], list[NDArray[np.int64]]] = [], []
+    objects: list[NDArray[Any]] = []
+    crowds: list[NDArray[Any]] = []
     unknown = False
     for note in notes:
         try:
             label = _label(note.get("category_id"), classes)
             labels.add(label)
-            crowd = note.get("iscrowd") == 1
-            outlines = _outlines(note.get("segmentation"), size_hw, *(crowds if crowd else objects))
-            if not crowd:
-                unknown |= not outlines
+            segments = segments_of(note.get("segmentation"), size_hw)
+            if note.get("iscrowd") == 1:
+                crowds += segments
+            else:
+                objects += segments
+                unknown |= not segments
                 boxes.append(_box(note.get("bbox"), size_hw))
                 box_labels.append(label)
         except BadRecordError as error:
@@ -172,8 +159,8 @@ def _record(tree: Tree, image: dict[str, Any], notes: Iterable[Note], classes: d
     truth = Truth(
         boxes_array(boxes),
         np.array(box_labels, np.int64),
-        None if unknown else partial(_segments_mask, *objects, size_hw),
-        partial(_segments_mask, *crowds, size_hw) if any(crowds) else None,
+        None if unknown else partial(segments_mask, objects, size_hw),
+        partial(segments_mask, crowds, size_hw) if crowds else None,
         size_hw,
     )
     return example, truth
@@ -190,35 +177,3 @@ def _box(bbox: object, size_hw: tuple[int, int]) -> Box:
         raise BadRecordError(f"bbox is {quoted(bbox)}, expected x, y, width, height")
     x, y, width, height = (number(value, "bbox") for value in bbox)
     return checked_box((x, y, x + width, y + height), size_hw, overhang=1)
-
-
-def _outlines(
-    said: object, size_hw: tuple[int, int], polygons: list[NDArray[np.float64]], runs: list[NDArray[np.int64]]
-) -> bool:
-    """Add an annotation's polygons or run lengths to those of its picture; False where it has none."""
-    if isinstance(said, dict):
-        if said.get("size") != list(size_hw):
-            raise BadRecordError(f"run lengths for size {quoted(said.get('size'))}, its picture has {[*size_hw]}")
-        runs.append(run_lengths(said.get("counts"), size_hw))
-        return True
-    if said is not None and not isinstance(said, list):
-        raise BadRecordError(f"segmentation is {quoted(said)}, expected polygons or run lengths")
-    for flat in said or ():
-        try:
-            points = np.array(flat, np.float64).reshape(-1, 2)
-        except (TypeError, ValueError):
-            points = np.zeros((0, 2))
-        if len(points) < 3 or not np.isfinite(points).all():
-            raise BadRecordError(f"polygon {quoted(flat)}, expected x, y of at least three points, all finite")
-        polygons.append(points)
-    return bool(said)
-
-
-def _segments_mask(
-    polygons: list[NDArray[np.float64]], runs: list[NDArray[np.int64]], size_hw: tuple[int, int]
-) -> NDArray[np.bool_]:
-    """The union of a picture's polygons and run lengths, bool H×W."""
-    mask = polygon_mask(polygons, size_hw)
-    for lengths in runs:
-        mask |= run_mask(lengths, size_hw)
-    return mask

@@ -10,19 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from camlucida.data.reading import (
-    BadRecordError,
-    Box,
-    ErrorCollector,
-    Tree,
-    boxes_array,
-    checked_box,
-    checked_size,
-    number,
-    quoted,
-    read_text,
-)
+from camlucida.data.reading import BadRecordError, ErrorCollector, Tree, read_text
 from camlucida.data.record import Dataset, Example, Record, Truth
+from camlucida.data.values import Box, boxes_array, checked_box, checked_size, number, quoted
 from camlucida.errors import DataError
 from camlucida.images.picture import shown
 

@@ -8,18 +8,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.data.reading import (
-    BadRecordError,
-    ErrorCollector,
-    Tree,
-    boxes_array,
-    checked_box,
-    number,
-    once,
-    quoted,
-    read_lines,
-)
+from camlucida.data.reading import BadRecordError, ErrorCollector, Tree, read_lines
 from camlucida.data.record import Dataset, Example, Record, Truth
+from camlucida.data.values import boxes_array, checked_box, number, once, quoted
 from camlucida.images.picture import read
 
 _TABLES = ("image_class_labels", "train_test_split", "bounding_boxes")

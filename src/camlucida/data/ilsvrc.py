@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from camlucida.data.class_folders import class_pictures
-from camlucida.data.reading import BadRecordError, ErrorCollector, Tree, boxes_array, quoted
+from camlucida.data.reading import BadRecordError, ErrorCollector, Tree
 from camlucida.data.record import Dataset, Example, Record, Truth
+from camlucida.data.values import boxes_array, quoted
 from camlucida.data.voc import read_xml
 from camlucida.errors import DataError
 from camlucida.images.picture import shown

@@ -52,24 +52,38 @@ DISTRACTORS = {
 }  # fmt: skip
 """Shapes of no class."""
 
+ALL_SHAPES = SHAPES | DISTRACTORS
 
-def shape_mask(shape: Shape, x: float, y: float, radius: float, turn: float, size: int) -> NDArray[np.bool_]:
-    """The pixels of a shape.
 
-    Args:
-        shape: which.
+@dataclass(frozen=True)
+class Placed:
+    """A shape in a picture.
+
+    Attributes:
+        shape: its name in ``ALL_SHAPES``.
         x: its centre, in pixels from the left edge.
         y: the same from the top.
         radius: of its circle, in pixels.
         turn: clockwise, in radians.
-        size: the picture's side, in pixels.
-
-    Returns:
-        bool size×size: set where the pixel's centre (column + 0.5, row + 0.5) lies in the shape.
-
-    >>> shape_mask(SHAPES["square"], 2, 2, 2, 0, 4).astype(int).tolist()
-    [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
     """
-    right = (np.arange(size) + 0.5 - x)[None, :] / radius
-    down = (np.arange(size) + 0.5 - y)[:, None] / radius
-    return shape.inside(right * math.cos(turn) + down * math.sin(turn), down * math.cos(turn) - right * math.sin(turn))
+
+    shape: str
+    x: float
+    y: float
+    radius: float
+    turn: float
+
+    def mask(self, size: int) -> NDArray[np.bool_]:
+        """Its pixels, bool size×size: set where the pixel's centre (column + 0.5, row + 0.5) lies in the shape.
+
+        >>> Placed("square", 2, 2, 2, 0).mask(4).astype(int).tolist()
+        [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+        """
+        right = (np.arange(size) + 0.5 - self.x)[None, :] / self.radius
+        down = (np.arange(size) + 0.5 - self.y)[:, None] / self.radius
+        cosine, sine = math.cos(self.turn), math.sin(self.turn)
+        return ALL_SHAPES[self.shape].inside(right * cosine + down * sine, down * cosine - right * sine)
+
+    def near(self, other: Placed) -> bool:
+        """Whether the circles of two shapes come closer than a pixel."""
+        return math.hypot(self.x - other.x, self.y - other.y) < self.radius + other.radius + 1

@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.data.reading import ErrorCollector, quoted
+from camlucida.data.reading import ErrorCollector
 from camlucida.data.record import Dataset, Example, Record, Truth
-from camlucida.data.shapes import DISTRACTORS, SHAPES, shape_mask
+from camlucida.data.shapes import ALL_SHAPES, DISTRACTORS, SHAPES, Placed
+from camlucida.data.values import boxes_array, quoted
 from camlucida.errors import DataError
 
 CLASSES = tuple(SHAPES)
@@ -57,26 +58,6 @@ class SyntheticOptions:
     distractors: int = 2
     cue: float = 0.0
     cue_test: str = "agree"
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A shape in a picture: its name, centre and radius in pixels, and turn in radians, clockwise."""
-
-    shape: str
-    x: float
-    y: float
-    radius: float
-    turn: float
-
-    def mask(self, size: int) -> NDArray[np.bool_]:
-        """Bool size×size: set where a pixel's centre lies in the shape."""
-        shape = SHAPES.get(self.shape) or DISTRACTORS[self.shape]
-        return shape_mask(shape, self.x, self.y, self.radius, self.turn, size)
-
-    def near(self, other: Placed) -> bool:
-        """Whether the circles of two shapes come closer than a pixel."""
-        return math.hypot(self.x - other.x, self.y - other.y) < self.radius + other.radius + 1
 
 
 @dataclass(frozen=True)
@@ -134,9 +115,7 @@ class Drawn:
         return scene(self.options, self.split, self.index).draw()
 
 
-def read_synthetic(
-    place: str, errors: ErrorCollector
-) -> Dataset:  # a reader like the others, though nothing can be broken
+def read_synthetic(place: str, errors: ErrorCollector) -> Dataset:
     """A synthetic set, by name and options: ``shapes?count=4000&seed=0&size=64&distractors=2&cue=0.0&cue_test=agree``.
 
     Args:
@@ -157,7 +136,8 @@ def read_synthetic(
             thing = _object(_random(options, split, index, 0), options, index)
             label = CLASSES.index(thing.shape)
             example = Example(f"{split}/{index:06d}", Path(), (label,), Drawn(options, split, index))
-            box, mask = _extent(thing.mask(options.size)), partial(thing.mask, options.size)
+            x, y, width, height = cv2.boundingRect(thing.mask(options.size).view(np.uint8))
+            box, mask = boxes_array([(x, y, x + width, y + height)]), partial(thing.mask, options.size)
             truth = Truth(box, np.array([label]), mask, size_hw=(options.size, options.size))
             records.append(Record(example, truth, split))
     return Dataset(f"synthetic:{place}", CLASSES, tuple(records))
@@ -255,8 +235,7 @@ def _object(rng: np.random.Generator, options: SyntheticOptions, index: int) -> 
 
 def _proposed(rng: np.random.Generator, name: str, areas: tuple[float, float], size: int) -> Placed:
     """A shape of random area (a part of the picture's, in the log), place and turn, inside of the picture."""
-    shape = SHAPES.get(name) or DISTRACTORS[name]
-    radius = size * math.sqrt(math.exp(rng.uniform(*np.log(areas))) / shape.area)
+    radius = size * math.sqrt(math.exp(rng.uniform(*np.log(areas))) / ALL_SHAPES[name].area)
     x, y = rng.uniform(radius + 1, size - radius - 1, 2).tolist()
     return Placed(name, x, y, radius, rng.uniform(0, 2 * math.pi))
 
@@ -294,9 +273,3 @@ def _apart(rng: np.random.Generator, ground: NDArray[np.float64]) -> NDArray[np.
         colour = rng.uniform(0, 255, 3)
         if np.linalg.norm(colour - ground) > 90:
             return colour
-
-
-def _extent(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The box around the pixels that are set, float64 (1, 4)."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], np.float64)

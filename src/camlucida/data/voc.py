@@ -10,20 +10,9 @@ from xml.etree import ElementTree as ET
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.data.reading import (
-    BadRecordError,
-    Box,
-    ErrorCollector,
-    Tree,
-    boxes_array,
-    checked_box,
-    checked_size,
-    number,
-    once,
-    read_lines,
-    read_text,
-)
+from camlucida.data.reading import BadRecordError, ErrorCollector, Tree, read_lines, read_text
 from camlucida.data.record import Dataset, Example, Record, Truth
+from camlucida.data.values import Box, boxes_array, checked_box, checked_size, number, once
 from camlucida.errors import DataError
 from camlucida.images.picture import read, shown
 

@@ -9,21 +9,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from camlucida.data.reading import (
-    BadRecordError,
-    Box,
-    ErrorCollector,
-    Tree,
-    boxes_array,
-    checked_box,
-    checked_size,
-    number,
-    once,
-    quoted,
-    read_lines,
-    whole,
-)
+from camlucida.data.reading import BadRecordError, ErrorCollector, Tree, read_lines
 from camlucida.data.record import Dataset, Example, Record, Truth
+from camlucida.data.values import Box, boxes_array, checked_box, checked_size, number, once, quoted, whole
 from camlucida.errors import DataError
 from camlucida.images.picture import shown
 
