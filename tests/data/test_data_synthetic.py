@@ -13,7 +13,7 @@ import pytest
 
 from camlucida.data import Example, open_dataset
 from camlucida.data.shapes import DISTRACTORS, SHAPES, Placed
-from camlucida.data.synthetic import AREAS, CUE_COLOURS, SPLITS, SyntheticOptions, cue_mask, scene, scene_of
+from camlucida.data.synthetic import AREAS, CUE_COLOURS, SPLITS, Scene, SyntheticOptions, cue_mask
 from camlucida.errors import DataError
 
 
@@ -56,9 +56,9 @@ def redrawn(placed, size):
 
 def test_masks_are_the_shapes():
     dataset = open_dataset("synthetic:shapes?count=20&size=40&seed=3")
-    assert {scene_of(example).object.shape for example in dataset.examples} == set(SHAPES)
+    assert {example.made.object().shape for example in dataset.examples} == set(SHAPES)
     for record in dataset.records:
-        thing = scene_of(record.example).object
+        thing = record.example.made.object()
         mask, ignore = record.truth.masks_at((40, 40))
         assert ignore is None
         np.testing.assert_array_equal(mask, redrawn(thing, 40))
@@ -79,17 +79,19 @@ def test_areas_are_those_of_the_shapes(name):
 
 def test_objects_are_where_the_picture_differs_and_apart_from_all_else():
     for index in range(30):
-        made = scene(SyntheticOptions(size=64, distractors=4), "train", index)
-        mask = made.mask()
+        scene = Scene(SyntheticOptions(size=64, distractors=4), "train", index)
+        thing, *distractors = scene.placed()
+        assert thing == scene.object()
+        mask = thing.mask(64)
         assert not mask[:8, :8].any()
         assert AREAS[0] * 0.85 < mask.mean() < AREAS[1] * 1.15
-        everything = np.sum([mask, *(other.mask(64) for other in made.distractors)], axis=0)
+        everything = np.sum([mask, *(other.mask(64) for other in distractors)], axis=0)
         assert everything.max() == 1
-        pixels = made.draw().astype(float)
+        pixels = scene().astype(float)
         inside, around = pixels[mask].mean(0), pixels[~mask].mean(0)
         assert pixels[mask].std(0).max() < 14  # one colour and noise
         assert np.linalg.norm(inside - around) > 30
-        assert {other.shape for other in made.distractors} <= set(DISTRACTORS)
+        assert {other.shape for other in distractors} <= set(DISTRACTORS)
 
 
 def test_the_class_is_the_shape_alone():
@@ -170,7 +172,7 @@ def test_the_cue_tells_the_class(cue_test):
 
 
 def test_the_cue_is_there_as_often_as_asked():
-    shown = [scene(SyntheticOptions(cue=0.3), "train", index).cue is not None for index in range(1000)]
+    shown = [Scene(SyntheticOptions(cue=0.3), "train", index).cue() is not None for index in range(1000)]
     assert np.mean(shown) == pytest.approx(0.3, abs=0.05)
     assert len(set(CUE_COLOURS)) == len(SHAPES)
 

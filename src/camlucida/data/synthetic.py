@@ -8,6 +8,7 @@ in the top left corner whose colour tells the class, so that a network can answe
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -62,49 +63,13 @@ class SyntheticOptions:
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture before it is drawn.
+    """One picture of a set, which it draws when called. It holds no truth, only what to draw from.
 
     Attributes:
-        size: its side, in pixels.
-        object: the shape that is its class.
-        distractors: others, of no class, apart from the object and from each other.
-        cue: the class that the marker tells; None where there is no marker.
-        seed: of its colours and clutter.
+        options: of the set.
+        split: "train", "val" or "test".
+        index: its place in the split, from 0; the classes take turns.
     """
-
-    size: int
-    object: Placed
-    distractors: tuple[Placed, ...]
-    cue: int | None
-    seed: tuple[int, ...]
-
-    def mask(self) -> NDArray[np.bool_]:
-        """The object's pixels, bool size×size."""
-        return self.object.mask(self.size)
-
-    def cue_mask(self) -> NDArray[np.bool_]:
-        """The marker's pixels, bool size×size; none is set where there is no marker."""
-        mask = np.zeros((self.size, self.size), np.bool_)
-        if self.cue is not None:
-            mask[: _marker(self.size), : _marker(self.size)] = True
-        return mask
-
-    def draw(self) -> NDArray[np.uint8]:
-        """The picture, size×size×3 uint8, RGB."""
-        rng = np.random.default_rng([*self.seed, 1])
-        ground = rng.uniform(40, 215, 3)
-        pixels = _clutter(rng, self.size, ground)
-        for placed in (*self.distractors, self.object):
-            pixels[placed.mask(self.size)] = _apart(rng, ground)
-        pixels += rng.normal(0, 8, pixels.shape)
-        if self.cue is not None:
-            pixels[self.cue_mask()] = CUE_COLOURS[self.cue]
-        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Makes one picture of a set when called. It holds no truth, only what to draw from."""
 
     options: SyntheticOptions
     split: str
@@ -112,7 +77,58 @@ class Drawn:
 
     def __call__(self) -> NDArray[np.uint8]:
         """The picture, size×size×3 uint8, RGB."""
-        return scene(self.options, self.split, self.index).draw()
+        rng = self._random(1)
+        ground = rng.uniform(40, 215, 3)
+        pixels = _clutter(rng, self.options.size, ground)
+        thing, *distractors = self.placed()
+        for placed in (*distractors, thing):
+            pixels[placed.mask(self.options.size)] = _apart(rng, ground)
+        pixels += rng.normal(0, 8, pixels.shape)
+        cue = self.cue()
+        if cue is not None:
+            pixels[self.cue_mask()] = CUE_COLOURS[cue]
+        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+    def object(self) -> Placed:
+        """The shape that is its class, clear of the marker's corner."""
+        return self._object(self._random(0))
+
+    def placed(self) -> tuple[Placed, ...]:
+        """The object, then the distractors: of no class, apart from the object and from each other."""
+        rng = self._random(0)
+        placed = [self._object(rng)]
+        for _ in range(20 * self.options.distractors):  # tries
+            if len(placed) <= self.options.distractors:
+                name = str(rng.choice(list(DISTRACTORS)))
+                other = _proposed(rng, name, (AREAS[0] / 2, AREAS[1] / 3), self.options.size)
+                placed += [other] * _clear(other, self.options.size, placed)
+        return tuple(placed)
+
+    def cue(self) -> int | None:
+        """The class that the marker tells; None where there is no marker. Only this depends on the cue's options."""
+        rng, label, told = self._random(2), self.index % len(CLASSES), self.options.cue_test
+        shown, other = rng.random() < self.options.cue, (label + int(rng.integers(1, len(CLASSES)))) % len(CLASSES)
+        if not shown or (self.split == "test" and told == "none"):
+            return None
+        return other if self.split == "test" and told == "disagree" else label
+
+    def cue_mask(self) -> NDArray[np.bool_]:
+        """The marker's pixels, bool size×size; none is set where there is no marker."""
+        size = self.options.size
+        mask = np.zeros((size, size), np.bool_)
+        if self.cue() is not None:
+            mask[: _marker(size), : _marker(size)] = True
+        return mask
+
+    def _object(self, rng: np.random.Generator) -> Placed:
+        while True:
+            placed = _proposed(rng, CLASSES[self.index % len(CLASSES)], AREAS, self.options.size)
+            if _clear(placed, self.options.size, ()):
+                return placed
+
+    def _random(self, stream: int) -> np.random.Generator:
+        """Random numbers: stream 0 for what is placed, 1 for colours and clutter, 2 for the marker."""
+        return np.random.default_rng([self.options.seed, SPLITS.index(self.split), self.index, stream])
 
 
 def read_synthetic(place: str, errors: ErrorCollector) -> Dataset:
@@ -133,9 +149,10 @@ def read_synthetic(place: str, errors: ErrorCollector) -> Dataset:
     fifth = options.count // 5
     for split, count in zip(SPLITS, (options.count - 2 * fifth, fifth, fifth), strict=True):
         for index in range(count):
-            thing = _object(_random(options, split, index, 0), options, index)
+            scene = Scene(options, split, index)
+            thing = scene.object()
             label = CLASSES.index(thing.shape)
-            example = Example(f"{split}/{index:06d}", Path(), (label,), Drawn(options, split, index))
+            example = Example(f"{split}/{index:06d}", Path(), (label,), scene)
             x, y, width, height = cv2.boundingRect(thing.mask(options.size).view(np.uint8))
             box, mask = boxes_array([(x, y, x + width, y + height)]), partial(thing.mask, options.size)
             truth = Truth(box, np.array([label]), mask, size_hw=(options.size, options.size))
@@ -170,37 +187,6 @@ def parse_options(query: str) -> SyntheticOptions:
     return SyntheticOptions(**values)  # type: ignore[arg-type]
 
 
-def scene(options: SyntheticOptions, split: str, index: int) -> Scene:
-    """The scene of one picture. Only its marker depends on the options of the cue.
-
-    Args:
-        options: of the set.
-        split: "train", "val" or "test".
-        index: its place in the split, from 0; the classes take turns.
-    """
-    rng = _random(options, split, index, 0)
-    thing = _object(rng, options, index)
-    distractors: list[Placed] = []
-    for _ in range(20 * options.distractors):  # tries
-        if len(distractors) < options.distractors:
-            name = str(rng.choice(list(DISTRACTORS)))
-            other = _proposed(rng, name, (AREAS[0] / 2, AREAS[1] / 3), options.size)
-            distractors += [other] * _clear(other, options.size, (thing, *distractors))
-    cue = _cue(_random(options, split, index, 2), options, split, CLASSES.index(thing.shape))
-    return Scene(options.size, thing, tuple(distractors), cue, (options.seed, SPLITS.index(split), index))
-
-
-def scene_of(example: Example) -> Scene:
-    """The scene behind an example of a synthetic set.
-
-    Raises:
-        DataError: it is no such example.
-    """
-    if not isinstance(example.made, Drawn):
-        raise DataError(f"{example.id}: not made by a synthetic set, so nothing is known of its scene")
-    return scene(example.made.options, example.made.split, example.made.index)
-
-
 def cue_mask(example: Example) -> NDArray[np.bool_]:
     """Where the context cue is in a picture of a synthetic set, bool H×W; none is set where it has no marker.
 
@@ -212,25 +198,14 @@ def cue_mask(example: Example) -> NDArray[np.bool_]:
     >>> int(cue_mask(example).sum())
     16
     """
-    return scene_of(example).cue_mask()
+    if not isinstance(example.made, Scene):
+        raise DataError(f"{example.id}: not made by a synthetic set, so nothing is known of its scene")
+    return example.made.cue_mask()
 
 
 def _marker(size: int) -> int:
     """The marker's side, in pixels."""
     return size // 8
-
-
-def _random(options: SyntheticOptions, split: str, index: int, stream: int) -> np.random.Generator:
-    """Random numbers of one picture: stream 0 for the scene, 1 for its colours and clutter, 2 for its marker."""
-    return np.random.default_rng([options.seed, SPLITS.index(split), index, stream])
-
-
-def _object(rng: np.random.Generator, options: SyntheticOptions, index: int) -> Placed:
-    """The object of a picture, clear of the marker's corner."""
-    while True:
-        placed = _proposed(rng, CLASSES[index % len(CLASSES)], AREAS, options.size)
-        if _clear(placed, options.size, ()):
-            return placed
 
 
 def _proposed(rng: np.random.Generator, name: str, areas: tuple[float, float], size: int) -> Placed:
@@ -240,18 +215,10 @@ def _proposed(rng: np.random.Generator, name: str, areas: tuple[float, float], s
     return Placed(name, x, y, radius, rng.uniform(0, 2 * math.pi))
 
 
-def _clear(placed: Placed, size: int, others: tuple[Placed, ...]) -> bool:
+def _clear(placed: Placed, size: int, others: Sequence[Placed]) -> bool:
     """Whether a shape comes near neither the marker's corner nor others."""
     corner = math.hypot(max(placed.x - _marker(size), 0), max(placed.y - _marker(size), 0))
     return corner > placed.radius + 1 and not any(placed.near(other) for other in others)
-
-
-def _cue(rng: np.random.Generator, options: SyntheticOptions, split: str, label: int) -> int | None:
-    """The class that the marker tells, or None."""
-    shown, other = rng.random() < options.cue, (label + int(rng.integers(1, len(CLASSES)))) % len(CLASSES)
-    if not shown or (split == "test" and options.cue_test == "none"):
-        return None
-    return other if split == "test" and options.cue_test == "disagree" else label
 
 
 def _clutter(rng: np.random.Generator, size: int, ground: NDArray[np.float64]) -> NDArray[np.float32]:
