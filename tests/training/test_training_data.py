@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +21,21 @@ from camlucida.training.config import Augment
 from camlucida.training.example_batches import (
     Batch,
     Key,
-    Labels,
     Pictures,
     TrainingKeys,
-    ValidationKeys,
     fingerprint,
     loader,
+    multi_label,
     normalized,
     seen,
     steps_of,
+    validation_keys,
 )  # fmt: skip
-
-LABELS = Labels(3, multi=False)
 
 
 def pictures(augment: Augment, count: int = 20, training: bool = True) -> Pictures:
     settings = config(augment=augment)
-    return Pictures(examples(count), LABELS, Preprocess((SIZE, SIZE), "stretch"), settings, training)
+    return Pictures(examples(count), 3, Preprocess((SIZE, SIZE), "stretch"), settings, training)
 
 
 def epochs(augment: Augment, workers: int, world: int, first: int = 0) -> dict[tuple[int, int], NDArray[np.uint8]]:
@@ -77,7 +76,7 @@ def test_batches_over_processes_are_one_process_batches() -> None:
 
 
 def test_validation_sees_every_picture_once() -> None:
-    seen_by = [[key.at for keys in ValidationKeys(13, config(), rank, 3) for key in keys] for rank in range(3)]
+    seen_by = [[key.at for keys in validation_keys(13, config(), rank, 3) for key in keys] for rank in range(3)]
     assert sorted(at for one in seen_by for at in one) == list(range(13))
 
 
@@ -88,7 +87,7 @@ def test_sizes_follow_the_schedule() -> None:
     batch = next(iter(loader(pictures("crops"), TrainingKeys(20, settings, 1), 0)))
     assert isinstance(batch, Batch)
     assert batch.pictures.shape == (8, 12, 12, 3)
-    assert {key.size for keys in ValidationKeys(20, settings) for key in keys} == {SIZE}
+    assert {key.size for keys in validation_keys(20, settings) for key in keys} == {SIZE}
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
@@ -155,17 +154,19 @@ def labelled(*labels: tuple[int, ...]) -> Sequence[Example]:
 
 
 def test_labels_are_single_or_several() -> None:
-    assert not Labels.of(labelled((0,), (2,)), 3).multi
-    assert Labels.of(labelled((0,), (0, 2)), 3).multi
-    assert Labels.of(labelled((0,), ()), 3).multi
-    assert Labels(3, multi=True).row(labelled((0, 2))[0]).tolist() == [1, 0, 1]
+    assert not multi_label(labelled((0,), (2,)), 3)
+    assert multi_label(labelled((0,), (0, 2)), 3)
+    assert multi_label(labelled((0,), ()), 3)
+    both = [replace(example, labels=(0, 2)) for example in examples(2)]
+    target = Pictures(both, 3, Preprocess((SIZE, SIZE)), config(), training=False)[Key(0, SIZE, 1)][1]
+    assert target.tolist() == [1, 0, 1]
 
 
 def test_refused() -> None:
     with pytest.raises(TrainingError, match=r"^there is no picture to train on$"):
-        Labels.of([], 3)
+        multi_label([], 3)
     with pytest.raises(TrainingError, match=r"^0: label \(3,\) is outside of the 3 classes$"):
-        Labels.of(labelled((3,)), 3)
+        multi_label(labelled((3,)), 3)
     with pytest.raises(TrainingError, match=r"^1 pictures for devices=1: training needs at least two a process$"):
         steps_of(1, config())
     assert steps_of(5, config()) == 1  # fewer than a batch: all of them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -12,25 +13,6 @@ from camlucida.training.config import Augment
 
 Pixels = NDArray[np.uint8]
 """H×W×3, RGB."""
-
-
-def none(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
-    """The picture at this size.
-
-    >>> none(np.zeros((4, 6, 3), np.uint8), 8, np.random.default_rng(0)).shape
-    (8, 8, 3)
-    """
-    return _resized(picture, size)
-
-
-def flips(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
-    """Mirrored left to right half of the time."""
-    return mirrored(_resized(picture, size), NOWHERE, rng)[0]
-
-
-def dihedral(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
-    """One of the square's eight symmetries, moved by up to a twelfth of its side; what comes in is mirrored."""
-    return moved(_resized(picture, size), NOWHERE, "dihedral", rng)[0]
 
 
 def affine(picture: Pixels, size: int, rng: np.random.Generator) -> Pixels:
@@ -88,6 +70,15 @@ Box = NDArray[np.float32]
 NOWHERE: Box = np.zeros(4, np.float32)
 
 
+def at_size(picture: Pixels, size: int, rng: np.random.Generator, augment: Augment) -> Pixels:
+    """The picture at this size, ``moved`` as an augmentation moves pictures.
+
+    >>> at_size(np.zeros((4, 6, 3), np.uint8), 8, np.random.default_rng(0), "none").shape
+    (8, 8, 3)
+    """
+    return moved(_resized(picture, size), NOWHERE, augment, rng)[0]
+
+
 def shifted(picture: Pixels, box: Box, rng: np.random.Generator) -> tuple[Pixels, Box]:
     """Moved by up to a twelfth of the side of a square picture; what comes in is mirrored."""
     size = len(picture)
@@ -118,6 +109,8 @@ def mirrored(picture: Pixels, box: Box, rng: np.random.Generator) -> tuple[Pixel
 def moved(picture: Pixels, box: Box, augment: Augment, rng: np.random.Generator) -> tuple[Pixels, Box]:
     """A square picture and its box, moved alike as an augmentation moves pictures; scales and colours stay.
 
+    "flips" and "crops" mirror half of the time, the others also turn by quarters and shift by up to a twelfth.
+
     >>> picture, box = np.zeros((8, 8, 3), np.uint8), np.array([0.0, 0.0, 0.25, 0.5], np.float32)
     >>> moved(picture, box, "flips", np.random.default_rng(1))[1].tolist()
     [0.0, 0.0, 0.25, 0.5]
@@ -130,9 +123,9 @@ def moved(picture: Pixels, box: Box, augment: Augment, rng: np.random.Generator)
 
 
 AUGMENTS: dict[Augment, Callable[[Pixels, int, np.random.Generator], Pixels]] = {
-    "none": none,
-    "flips": flips,
-    "dihedral": dihedral,
+    "none": partial(at_size, augment="none"),
+    "flips": partial(at_size, augment="flips"),
+    "dihedral": partial(at_size, augment="dihedral"),
     "affine": affine,
     "crops": crops,
 }

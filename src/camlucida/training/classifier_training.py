@@ -18,10 +18,10 @@ from camlucida.training.example_batches import (
     Batch,
     Pictures,
     TrainingKeys,
-    ValidationKeys,
     loader,
     normalized,
     steps_of,
+    validation_keys,
 )
 from camlucida.training.heads import Criterion
 from camlucida.training.map_sheet import map_sheet
@@ -83,7 +83,7 @@ class ClassifierTraining(ResumableTraining):
         if self.val_pictures is None:
             return []
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        keys = ValidationKeys(len(self.val_pictures), self.config, rank, world)
+        keys = validation_keys(len(self.val_pictures), self.config, rank, world)
         return loader(self.val_pictures, keys, self.config.workers)
 
     def on_train_start(self) -> None:
@@ -143,7 +143,7 @@ class ClassifierTraining(ResumableTraining):
         if best_of(self.rows) == len(self.rows) - 1:
             write_weights(self.out, self.result)
         if self.val_pictures is not None and self.logger is not None:
-            sheet = map_sheet(self.result, self.val_pictures, self.run.preprocess, self.run.classes)
+            sheet = map_sheet(self.result, self.val_pictures, self.run)
             self.logger.experiment.add_image("maps", sheet, len(self.rows), dataformats="HWC")
 
     def _count(self, which: int, loss: Tensor, logits: Tensor, targets: Tensor) -> None:

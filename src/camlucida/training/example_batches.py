@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
@@ -43,65 +43,34 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Image labels as rows of targets.
+def multi_label(examples: Sequence[Example], classes: int) -> bool:
+    """Whether any picture has several classes or none; else each has one.
 
-    Attributes:
-        classes: how many.
-        multi: whether any picture has several classes or none; else each has one.
+    Raises:
+        TrainingError: there is no example, or a label is no class.
     """
-
-    classes: int
-    multi: bool
-
-    @classmethod
-    def of(cls, examples: Sequence[Example], classes: int) -> Labels:
-        """What these examples need.
-
-        Raises:
-            TrainingError: there is no example, or a label is no class.
-        """
-        if not examples:
-            raise TrainingError("there is no picture to train on")
-        for example in examples:
-            if any(not 0 <= label < classes for label in example.labels):
-                raise TrainingError(f"{example.id}: label {example.labels} is outside of the {classes} classes")
-        return cls(classes, any(len(example.labels) != 1 for example in examples))
-
-    def row(self, example: Example) -> NDArray[np.float32]:
-        """(K,), 1 at the labels.
-
-        >>> from pathlib import Path
-        >>> Labels(3, multi=False).row(Example("a", Path(), (1,)))
-        array([0., 1., 0.], dtype=float32)
-        """
-        row = np.zeros(self.classes, np.float32)
-        row[list(example.labels)] = 1
-        return row
+    if not examples:
+        raise TrainingError("there is no picture to train on")
+    for example in examples:
+        if any(not 0 <= label < classes for label in example.labels):
+            raise TrainingError(f"{example.id}: label {example.labels} is outside of the {classes} classes")
+    return any(len(example.labels) != 1 for example in examples)
 
 
 class Pictures(Dataset[tuple[Pixels, NDArray[np.float32], int]]):
     """Examples by ``Key``.
 
     Validation pictures are as ``preprocess`` makes them. Training pictures are too, then augmented; for "crops" they
-    keep their own shape, and only what is larger than needed is shrunk.
-
-    Args:
-        examples: no truth is in them.
-        labels: how their labels become targets.
-        preprocess: what evaluation will do.
-        config: ``augment`` and ``seed`` are read.
-        training: whether to augment.
+    keep their own shape, and only what is larger than needed is shrunk. Targets are 1 at the labels.
 
     Raises:
         ImageError: a picture cannot be read.
     """
 
     def __init__(
-        self, examples: Sequence[Example], labels: Labels, preprocess: Preprocess, config: TrainConfig, training: bool
+        self, examples: Sequence[Example], classes: int, preprocess: Preprocess, config: TrainConfig, training: bool
     ) -> None:
-        self.examples, self.labels, self.preprocess = examples, labels, preprocess
+        self.examples, self.classes, self.preprocess = examples, classes, preprocess
         self.seed = config.seed
         self.augment = AUGMENTS[config.augment if training else "none"]
         self.whole = training and config.augment == "crops"
@@ -118,7 +87,9 @@ class Pictures(Dataset[tuple[Pixels, NDArray[np.float32], int]]):
         """The picture (size×size×3), its target (K,) and its index."""
         picture = self._read(key.at) if self._kept is None else self._kept[key.at]
         augmented = self.augment(picture, key.size, np.random.default_rng([self.seed, key.epoch, key.at]))
-        return augmented, self.labels.row(self.examples[key.at]), key.at
+        target = np.zeros(self.classes, np.float32)
+        target[list(self.examples[key.at].labels)] = 1
+        return augmented, target, key.at
 
     def _read(self, index: int) -> Pixels:
         pixels = self.examples[index].read().pixels
@@ -152,25 +123,20 @@ def normalized(pictures: Tensor, preprocess: Preprocess) -> Tensor:
     return ((pictures.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
+@dataclass(eq=False)
 class TrainingKeys(Sampler[list[Key]]):
     """The batches of one epoch for one process: an order keyed by (seed, epoch), each global batch shared in turns.
 
-    What is left over behind the last full batch is left out of this epoch.
-
-    Args:
-        count: how many pictures.
-        config: ``seed``, ``size_in`` and ``batch`` are read; a batch holds at most all pictures.
-        epoch: counted from 0.
-        first: skip so many batches (they were done before a kill).
-        rank: this process.
-        world: how many processes.
+    What is left over behind the last full batch is left out of this epoch. The ``first`` batches are skipped: they were
+    done before a kill.
     """
 
-    def __init__(
-        self, count: int, config: TrainConfig, epoch: int, first: int = 0, rank: int = 0, world: int = 1
-    ) -> None:
-        self.count, self.config, self.epoch, self.first = count, config, epoch, first
-        self.rank, self.world = rank, world
+    count: int
+    config: TrainConfig
+    epoch: int
+    first: int = 0
+    rank: int = 0
+    world: int = 1
 
     def __len__(self) -> int:
         return steps_of(self.count, self.config)
@@ -184,19 +150,11 @@ class TrainingKeys(Sampler[list[Key]]):
             yield [Key(self.epoch, size, int(index)) for index in own]
 
 
-class ValidationKeys(Sampler[list[Key]]):
-    """Every picture once, in order, shared by the processes in turns."""
-
-    def __init__(self, count: int, config: TrainConfig, rank: int = 0, world: int = 1) -> None:
-        self.keys = [Key(0, config.size, index) for index in range(rank, count, world)]
-        self.batch = max(1, 2 * config.batch // world)
-
-    def __len__(self) -> int:
-        return -(-len(self.keys) // self.batch)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        for start in range(0, len(self.keys), self.batch):
-            yield self.keys[start : start + self.batch]
+def validation_keys(count: int, config: TrainConfig, rank: int = 0, world: int = 1) -> list[list[Key]]:
+    """Batches of every picture once, in order, shared by the processes in turns."""
+    keys = [Key(0, config.size, index) for index in range(rank, count, world)]
+    batch = max(1, 2 * config.batch // world)
+    return [keys[start : start + batch] for start in range(0, len(keys), batch)]
 
 
 def batch_of(count: int, config: TrainConfig) -> int:
@@ -216,7 +174,7 @@ def steps_of(count: int, config: TrainConfig) -> int:
     return count // batch
 
 
-def loader(pictures: Pictures, keys: Sampler[list[Key]], workers: int) -> DataLoader[Batch]:
+def loader(pictures: Pictures, keys: Iterable[list[Key]], workers: int) -> DataLoader[Batch]:
     """Batches in the order of ``keys``."""
     return DataLoader(cast("Dataset[Batch]", pictures), batch_sampler=keys, num_workers=workers, collate_fn=_collated)
 

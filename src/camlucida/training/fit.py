@@ -14,7 +14,7 @@ from camlucida.images.preprocess import Preprocess
 from camlucida.results.files import make_folder
 from camlucida.training.classifier_training import ClassifierTraining
 from camlucida.training.config import TrainConfig
-from camlucida.training.example_batches import Labels, Pictures, fingerprint
+from camlucida.training.example_batches import Pictures, fingerprint, multi_label
 from camlucida.training.network import make_network
 from camlucida.training.regularizers import make_regularizers
 from camlucida.training.run_folder import Run, check_resumable, write_record, write_weights
@@ -57,7 +57,7 @@ def fit(
         ImageError: a picture cannot be read.
         OutputError: the folder cannot be written.
     """
-    labels = Labels.of([*train, *val], len(classes))
+    several = multi_label([*train, *val], len(classes))
     regularizers = make_regularizers(config.regularizers)
     if not val and (config.patience or config.keep == "best"):
         raise TrainingError("patience and keep=best need validation pictures; give some, or leave both out")
@@ -66,12 +66,12 @@ def fit(
     mean, std = network.backbone.mean, network.backbone.std
     preprocess = Preprocess((config.size, config.size), config.fit, mean=mean, std=std)
     data = (fingerprint(train, classes), fingerprint(val, classes))
-    run = Run(config, tuple(classes), labels.multi, preprocess, data)
+    run = Run(config, tuple(classes), several, preprocess, data)
     state = check_resumable(out, run)
     if state == "complete":
         return out
-    pictures = Pictures(train, labels, preprocess, config, training=True)
-    held_out = Pictures(val, labels, preprocess, config, training=False) if val else None
+    pictures = Pictures(train, len(classes), preprocess, config, training=True)
+    held_out = Pictures(val, len(classes), preprocess, config, training=False) if val else None
     training = ClassifierTraining(network, run, regularizers, pictures, held_out, out, on_epoch)
     make_folder(out)
     if state is None:
