@@ -44,17 +44,9 @@ class LevelParts:
     areas: NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """What to add up inside the parts: the amount `amounts[i]` counts wherever pixel `pixels[i]` is at `levels[i]`.
-
-    Attributes:
-        pixels: int64 (A,), flat indices of pixels.
-        levels: int64 (A,) in 0 … 255, not above the pixel's own level: where it begins to count, going down.
-    """
-
-    pixels: NDArray[np.int64]
-    levels: NDArray[np.int64]
+Weights = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""What to add up inside the parts: flat indices of pixels, and the level in 0 … 255, not above the pixel's own, where
+each begins to count, going down."""
 
 
 def unit_scaled(heatmap: NDArray[Any]) -> NDArray[np.float64]:
@@ -102,7 +94,7 @@ def outer_parts(fine: NDArray[np.int32], wanted: Sequence[Wanted]) -> list[Level
     if "largest" not in wanted:
         return [level_parts(fine, 8)] * len(wanted)
     values = (fine // STEPS).astype(np.int64)
-    parts = level_parts(fine, 8, Weights(np.arange(fine.size), values.ravel()))
+    parts = level_parts(fine, 8, (np.arange(fine.size), values.ravel()))
 
     def first_box(level: int) -> NDArray[np.int64]:
         box: NDArray[np.int64] = components(values, values >= level).boxes[0]
@@ -157,7 +149,7 @@ def _block_areas(fine: NDArray[np.int32]) -> Weights:
     highest = np.where(high_ab >= high_cd, upper, lower).ravel()
     third = np.minimum(np.maximum(low_ab, low_cd), np.minimum(high_ab, high_cd)).ravel()
     fourth = np.minimum(low_ab, low_cd).ravel()
-    return Weights(np.concatenate([highest, highest]), np.concatenate([third, fourth]) // STEPS)
+    return np.concatenate([highest, highest]), np.concatenate([third, fourth]) // STEPS
 
 
 def _largest(parts: LevelParts, doubtful: set[int], decide: Callable[[int], NDArray[np.int64]]) -> LevelParts:
@@ -203,7 +195,8 @@ def level_parts(fine: NDArray[np.int32], connectivity: int, weights: Weights | N
     reach = _reach(hills, values, tops.size)
     area = np.zeros((tops.size, 256 if weights is not None else 1), np.int64)
     if weights is not None:
-        codes = hills.ravel()[weights.pixels].astype(np.int64) * 256 + weights.levels
+        pixels, begins = weights
+        codes = hills.ravel()[pixels].astype(np.int64) * 256 + begins
         area = np.bincount(codes, minlength=area.size).reshape(area.shape)
         area = np.cumsum(area[:, ::-1], axis=1)[:, ::-1].copy()
 

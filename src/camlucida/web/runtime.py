@@ -34,27 +34,15 @@ class RuntimeFile:
 
 
 RUNTIME_FILES = (
-    RuntimeFile(
-        "dist/ort.wasm.bundle.min.mjs",
-        "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
-        "ort-wasm.js",
-    ),
-    RuntimeFile(
-        "dist/ort-wasm-simd-threaded.wasm",
-        "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
-        "ort-wasm.wasm",
-    ),
-    RuntimeFile(
-        "dist/ort.webgpu.bundle.min.mjs",
-        "0730816731ce2cdfb06f273da065d4a1c7091eb9d1756a83b2916c8a89d015e2",
-        "ort-webgpu.js",
-    ),
-    RuntimeFile(
-        "dist/ort-wasm-simd-threaded.asyncify.wasm",
-        "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da",
-        "ort-webgpu.wasm",
-    ),
-)
+    RuntimeFile("dist/ort.wasm.bundle.min.mjs",
+                "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90", "ort-wasm.js"),
+    RuntimeFile("dist/ort-wasm-simd-threaded.wasm",
+                "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2", "ort-wasm.wasm"),
+    RuntimeFile("dist/ort.webgpu.bundle.min.mjs",
+                "0730816731ce2cdfb06f273da065d4a1c7091eb9d1756a83b2916c8a89d015e2", "ort-webgpu.js"),
+    RuntimeFile("dist/ort-wasm-simd-threaded.asyncify.wasm",
+                "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da", "ort-webgpu.wasm"),
+)  # fmt: skip
 """For processors (14 MB), and for graphics processors (27 MB). A browser fetches one of the two."""
 
 
