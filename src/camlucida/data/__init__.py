@@ -25,7 +25,9 @@ class DataSource:
     Attributes:
         pattern: how its names look; what is before the colon is its kind.
         summary: what it is.
-        reader: ``module:function`` that reads one, ``(place, errors) -> Dataset`` (see ``reading.ErrorCollector``).
+        reader: ``module:function`` that reads one, ``(place, errors) -> Dataset``: the place is what is behind the
+            colon, ``errors`` is called with every broken record (see ``reading.ErrorCollector``), and a place that is
+            missing or has no such layout raises a DataError.
         signs: by which a bare path is recognized: patterns of names under it, all of which must match something; or,
             for a file, its ending.
         columns: its classes stand in a column that can be chosen (``label``).

@@ -20,14 +20,8 @@ def read_folder(place: str, errors: ErrorCollector) -> Dataset:
     """Pictures in folders named after their classes: ``CLASS/…``, ``SPLIT/CLASS/…``, each also below ``images/``.
 
     The folders are splits where every one of them is called like one (``SPLIT_FOLDERS``). Pictures may lie deeper in a
-    class; files without a picture's ending are no records. Classes are sorted by name.
-
-    Args:
-        place: the folder.
-        errors: called with every link that leads out, or to a folder.
-
-    Raises:
-        DataError: there is no such folder.
+    class; files without a picture's ending are no records, links that lead out or to a folder are broken ones. Classes
+    are sorted by name.
     """
     root = Path(place)
     if not root.is_dir():

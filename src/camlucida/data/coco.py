@@ -29,16 +29,12 @@ def read_coco(place: str, errors: ErrorCollector) -> Dataset:
 
     A picture has the labels of all its annotations; ``iscrowd`` ones have no box, and their pixels are ignored. Boxes
     may reach out of the picture by one pixel (COCO rounds) and are cut. Masks are filled at the pixels' centres, which
-    differs from COCO's own drawing along the outlines. Classes are in the order of their ids.
+    differs from COCO's own drawing along the outlines. Classes are in the order of their ids. A broken annotation
+    breaks its picture; files that differ in their classes are refused.
 
-    Args:
-        place: ``FILE.json``, ``FILE.json@PICTURES`` or a folder. Without ``@`` the pictures are looked for in
-            ``SPLIT/``, ``images/SPLIT/`` and ``images/`` beside the file's folder, in ``images/`` beside the file, and
-            beside the file.
-        errors: called with every broken record; a broken annotation breaks its picture.
-
-    Raises:
-        DataError: a file is missing, too large or no such JSON, or files differ in their classes.
+    The place is ``FILE.json``, ``FILE.json@PICTURES`` or a folder. Without ``@`` the pictures are looked for in
+    ``SPLIT/``, ``images/SPLIT/`` and ``images/`` beside the file's folder, in ``images/`` beside the file, and beside
+    the file.
     """
     named, at, pictures = place.rpartition("@") if ".json@" in place else (place, "", "")
     root = Path(named)

@@ -38,15 +38,9 @@ def read_csv(place: str, errors: ErrorCollector, *, label: str = "label") -> Dat
     Columns: ``path`` (relative to the file's folder, "/" between parts), ``label`` (or the one asked for); optional
     ``split``, ``group``, ``width`` and ``height``, and ``x0, y0, x1, y1``, a half-open box in pixels, empty where there
     is none; others are passed over. Rows of one path are one picture with several boxes. Where the path begins with
-    ``images/``, a PNG of the same name under ``masks/`` is the mask of its objects.
+    ``images/``, a PNG of the same name under ``masks/`` is the mask of its objects. A broken row breaks its picture.
 
-    Args:
-        place: the file, or the folder that holds ``annotations.csv``.
-        errors: called with every broken record; one broken row breaks its picture.
-        label: the column that names the class.
-
-    Raises:
-        DataError: the file is missing or too large, or has no such columns.
+    The place is the file, or the folder that holds ``annotations.csv``; ``label`` is the column that names the class.
     """
     path = Path(place)
     file = path / "annotations.csv" if path.is_dir() else path

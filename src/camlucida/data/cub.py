@@ -19,14 +19,8 @@ _TABLES = ("image_class_labels", "train_test_split", "bounding_boxes")
 def read_cub(place: str, errors: ErrorCollector) -> Dataset:
     """CUB-200-2011 as it is distributed, with ``segmentations/`` beside ``images/`` where there.
 
-    Ids are the pictures' paths below ``images/``. Boxes (x, y, width, height) are taken as they are written.
-
-    Args:
-        place: the folder that holds ``images.txt``.
-        errors: called with every broken record.
-
-    Raises:
-        DataError: one of its five text files is missing.
+    The place is the folder that holds ``images.txt``. Ids are the pictures' paths below ``images/``. Boxes (x, y,
+    width, height) are taken as they are written.
     """
     root = Path(place)
     classes = _table(root / "classes.txt", errors)

@@ -23,13 +23,6 @@ def read_ilsvrc(place: str, errors: ErrorCollector) -> Dataset:
     Classes are the WordNet ids, sorted: the usual numbers 0 to 999. Training pictures have no boxes here. The XML files
     count pixels from 0 and include the last; boxes are half-open here, one pixel larger than the public WSOL
     benchmark takes them (``wsol:``).
-
-    Args:
-        place: the folder that holds ``Data/`` and ``Annotations/``.
-        errors: called with every broken record.
-
-    Raises:
-        DataError: there is no such folder.
     """
     root = Path(place)
     tree = Tree(root)

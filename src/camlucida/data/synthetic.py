@@ -134,12 +134,7 @@ class Scene:
 def read_synthetic(place: str, errors: ErrorCollector) -> Dataset:
     """A synthetic set, by name and options: ``shapes?count=4000&seed=0&size=64&distractors=2&cue=0.0&cue_test=agree``.
 
-    Args:
-        place: the name and options.
-        errors: not called: nothing can be broken; readers are called alike.
-
-    Raises:
-        DataError: there is no such name or option, or an option has no such value.
+    Nothing in it can be broken; it is called like the other readers.
     """
     name, _, query = place.partition("?")
     if name != "shapes":

@@ -38,13 +38,6 @@ def read_voc(place: str, errors: ErrorCollector) -> Dataset:
     Boxes are 1-based and inclusive in the files, half-open here. Objects called difficult give no box and no label;
     their boxes are ignored pixels. The lists train, val and test are the splits; where there is none of them, trainval
     is; where there is no list, every annotated picture is taken, without a split. Classes are sorted by name.
-
-    Args:
-        place: the folder (``VOC2012``).
-        errors: called with every broken record.
-
-    Raises:
-        DataError: there is no such folder.
     """
     root = Path(place)
     tree = Tree(root)

@@ -36,13 +36,8 @@ def read_wsol(place: str, errors: ErrorCollector) -> Dataset:
     pictures' paths and the masks' too. Boxes are taken as written, x1 and y1 exclusive, as the benchmark takes them.
     Classes are called like the folders of the training pictures where each has its own, else by their numbers.
 
-    Args:
-        place: ``METADATA`` or ``METADATA@PICTURES``; without ``@``, METADATA being ``…/metadata/NAME``, the pictures
-            and masks are in ``…/dataset/NAME``.
-        errors: called with every broken record.
-
-    Raises:
-        DataError: a file is missing, or there are no pictures' folder or splits.
+    The place is ``METADATA`` or ``METADATA@PICTURES``; without ``@``, METADATA being ``…/metadata/NAME``, the pictures
+    and masks are in ``…/dataset/NAME``.
     """
     named, at, pictures = place.partition("@")
     root = Path(named)
