@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -20,6 +20,25 @@ Score: TypeAlias = "Callable[[Tensor], Tensor]"
 
 Activation = Literal["softmax", "sigmoid", "none"]
 """How logits become probabilities; "none": they do not."""
+
+
+OutputName: TypeAlias = str | int | None
+"""Which of the tensors that a model returns are its logits: a name, a path ("0.logits"), a place; None finds them."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is known of a model's logits before it runs.
+
+    Attributes:
+        output: what the user says.
+        named: how many class names there are; None if there are none.
+        declared: how many classes the model's own attributes declare; these may be mere defaults.
+    """
+
+    output: OutputName = None
+    named: int | None = None
+    declared: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,11 @@ class Targets:
     score: Callable[[Any], Any] | None = None
     everything: bool = False
 
+    def first(self, count: int) -> Targets:
+        """Those of the first inputs."""
+        weights = None if self.weights is None else self.weights[:count]
+        return replace(self, ids=self.ids[:count], names=self.names[:count], weights=weights)
+
     def of(self, logits: Any) -> Any:
         """The scores (B, T) of logits (B, K), a NumPy array or a torch tensor; differentiable."""
         if self.everything:
@@ -72,6 +96,31 @@ class Targets:
         if (self.ids >= 0).all() and logits.shape[1] > 1:
             return logits.gather(1, torch.from_numpy(self.ids).to(logits.device))
         return torch.einsum("btk,bk->bt", torch.from_numpy(self.weights).to(logits), logits)
+
+
+def joined_targets(parts: Sequence[Targets]) -> Targets:
+    """The targets of parts of a batch as one."""
+    weights = [part.weights for part in parts if part.weights is not None]
+    return replace(
+        parts[0], ids=np.concatenate([part.ids for part in parts]),
+        names=tuple(row for part in parts for row in part.names), weights=np.concatenate(weights) if weights else None,
+    )  # fmt: skip
+
+
+def plain_classes(classes: Any) -> Any:
+    """Classes with tensors made what NumPy or Python has for them: ids, lists of ids, a row of ids for each input.
+
+    Example:
+        >>> plain_classes(np.array([1, 3])), plain_classes(np.array(2))
+        ([1, 3], 2)
+    """
+    if hasattr(classes, "detach"):
+        classes = classes.detach().cpu().numpy()
+    if isinstance(classes, np.ndarray) and classes.ndim < 2:
+        return classes.tolist()
+    if isinstance(classes, list | tuple):
+        return [each.item() if hasattr(each, "item") and np.ndim(each) == 0 else each for each in classes]
+    return classes
 
 
 def choose(classes: Classes, logits: Any, class_names: Sequence[str] | None) -> Targets:
@@ -93,6 +142,7 @@ def choose(classes: Classes, logits: Any, class_names: Sequence[str] | None) -> 
     """
     batch, width = logits.shape
     count = max(width, 2)
+    classes = plain_classes(classes)
     if callable(classes):
         scores = np.asarray(_numpy(classes(logits)))
         if scores.shape[:1] != (batch,) or scores.ndim not in (1, 2):
@@ -146,6 +196,18 @@ def class_name(class_id: int, class_names: Sequence[str] | None, width: int) -> 
 def default_activation(width: int) -> Activation:
     """What turns logits into probabilities where nobody says: sigmoid for a single logit, softmax for more."""
     return "sigmoid" if width == 1 else "softmax"
+
+
+def settled_activation(asked: Activation | None, found: Activation | None, width: int) -> Activation:
+    """What turns logits into probabilities: as asked, else as the model does it, else as usual.
+
+    What are probabilities already (``found`` is "none") are never activated again.
+
+    Example:
+        >>> settled_activation(None, None, 1), settled_activation("softmax", "none", 5)
+        ('sigmoid', 'none')
+    """
+    return "none" if found == "none" else asked or found or default_activation(width)
 
 
 def logit_spread(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

@@ -63,7 +63,6 @@ def test_comparing_lists_what_works_and_says_why_others_do_not(run: Run) -> None
     ("arguments", "says"),
     [
         (["map", "-m", "plain.onnx"], "has no maps among its outputs (logits); make them with: camlucida export plain"),
-        (["info", "plain.onnx"], "has no maps among its outputs (logits)"),
         (["map", "-m", "plain.onnx", "--method", "gradcam"], "plain.onnx: gradcam needs a network's gradients"),
         (["map", "-m", "plain.onnx", "--method", "fem", "--layer", "relu_7"], "an ONNX model has no layers to choose"),
         (["map", "--provider", "abacus"], "there is no provider 'abacus'; this ONNX Runtime has "),

@@ -365,7 +365,7 @@ def test_heads_without_exact_maps_are_refused_in_words(name: str):
         add_maps(make.model({logits: ["N", K]}), name="net.onnx")
     assert "\n" not in str(caught.value)
     if name not in ("two_grids", "tokens_of_no_grid"):
-        assert "a method that needs no gradient (rise, occlusion, scorecam) explains such a model" in str(caught.value)
+        assert "a method that needs no gradient (rise, occlusion) explains such a model" in str(caught.value)
 
 
 def named_output(name: str) -> Any:

@@ -130,8 +130,10 @@ def test_data_of_other_channels_than_the_models_are_refused(shape):
 
 
 def test_colour_pictures_are_no_data_of_other_channels():
+    with pytest.raises(ImageError, match=r"^array: has 3 channels \(H×W×C is 12×16×3\), and the model takes 5; give"):
+        read(PIXELS).of_channels(5)
     with pytest.raises(ImageError, match=r"expected uint8 of shape H×W×5, got uint8 of shape \(12, 16, 3\)"):
-        Preprocess((4, 4), mean=(0,) * 5, std=(1,) * 5)(read(PIXELS).of_channels(5))
+        Preprocess((4, 4), mean=(0,) * 5, std=(1,) * 5)(PIXELS)
 
 
 @pytest.mark.parametrize(

@@ -230,11 +230,6 @@ def test_an_onnx_file_of_any_size_takes_the_usual_preprocessing(tmp_path):
         ({"outputs": ("maps",)}, r"has outputs maps, but not logits, maps and bias"),
         ({"outputs": ("bias",)}, r"none of its outputs is of shape \(pictures, classes\): bias tensor\(float\) \[3\]"),
         ({"inputs": 2}, r"expected one input of pictures, got pictures, picture1"),
-        ({"metadata": {"labels": "ant, bee"}}, r"its metadata 'labels' is not JSON \("),
-        ({"metadata": {"preprocess": "[1]"}}, r"its metadata 'preprocess' does not describe one"),
-        ({"metadata": {"preprocess": '{"size": 3}'}}, r"its metadata 'preprocess' does not describe one"),
-        ({"metadata": {"preprocess": '{"size_hw": [0, 3]}'}}, r"expected size_hw two whole numbers above 0"),
-        *(({"metadata": {"labels": text}}, r"its metadata 'labels'") for text in ("3", "[1, 2, 3]", '["too", "few"]')),
     ],
 )
 def test_an_onnx_file_that_does_not_fit_is_refused(tmp_path, options, message):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from camlucida.boxes.calibration import Calibration
-from camlucida.errors import ModelError, first_line
+from camlucida.errors import first_line
 from camlucida.images.preprocess import Preprocess
 from camlucida.onnx.metadata import Metadata, read_metadata, write_metadata
 
@@ -58,6 +58,12 @@ def test_a_part_of_a_graph_computes_what_the_whole_does():
         (["LogSoftmax", "Flatten"], ("x", "softmax")),
         (["Neg", "Softmax", "Flatten", "Identity"], ("value_0", "softmax")),
         (["Softmax", "Neg"], ("value_1", None)),
+        (["Softmax", "Log"], ("x", "softmax")),
+        (["Softmax", "Clip", "Log", "Identity"], ("x", "softmax")),
+        (["Sigmoid", "Clip", "Cast"], ("x", "sigmoid")),
+        (["Sigmoid", "Log"], ("value_1", None)),
+        (["Neg", "Clip"], ("value_1", None)),
+        (["Softmax", "Log", "Log"], ("value_2", None)),
         (["Flatten"], ("value_0", None)),
     ],
 )
@@ -76,23 +82,8 @@ def test_metadata_come_back_as_they_were_written():
     write_metadata(net, metadata, head="affine")
     entries = {one.key: one.value for one in net.metadata_props}
     assert list(entries) == ["author", "labels", "preprocess", "calibration", "activation", "head"]
-    assert read_metadata(entries, "net.onnx") == metadata
-    assert read_metadata({}, "net.onnx") == Metadata()
-
-
-@pytest.mark.parametrize(
-    ("key", "text", "message"),
-    [
-        ("labels", "ant", r"net.onnx: its metadata 'labels' is not JSON"),
-        ("labels", '["ant", 2]', r"net.onnx: its metadata 'labels' is not a list of names"),
-        ("preprocess", '{"size": 3}', r"net.onnx: its metadata 'preprocess' does not describe one"),
-        ("calibration", '{"size": 3}', r"net.onnx: its metadata 'calibration' does not describe one"),
-        ("activation", "tanh", r"net.onnx: its metadata 'activation' is 'tanh', not one of softmax, sigmoid, none"),
-    ],
-)
-def test_metadata_that_say_something_else(key, text, message):
-    with pytest.raises(ModelError, match=message):
-        read_metadata({key: text}, "net.onnx")
+    assert read_metadata(entries) == metadata
+    assert read_metadata({}) == Metadata()
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,13 @@ import io
 import sys
 import warnings
 from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from camlucida.cli.exits import WRONG_USAGE, say
+from camlucida.cli.options import three_numbers
 from camlucida.errors import CamlucidaError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -19,8 +22,17 @@ COMMANDS = ("train", "evaluate", "localizer", "probe", "finegrained", "export", 
             "methods", "info", "compare")  # fmt: skip
 """Each is a function in the module of its name; the help shows them in this order."""
 
+
+class NumbersOfChannels(TyperCommand):
+    """A command whose options of three numbers take one for all, or commas between them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, with three numbers for such options."""
+        return super().parse_args(ctx, three_numbers(args))
+
+
 for name in COMMANDS:
-    app.command(name)(getattr(import_module(f"camlucida.cli.{name}"), name))
+    app.command(name, cls=NumbersOfChannels)(getattr(import_module(f"camlucida.cli.{name}"), name))
 
 
 def main() -> None:

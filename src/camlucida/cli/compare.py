@@ -24,6 +24,12 @@ def compare(
     ] = None,
     colormap: Annotated[options.Colormap | None, typer.Option(help="Of the overlays.")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the results.")] = Path("camlucida-out"),
+    mean: options.Mean = None,
+    std: options.Std = None,
+    scale: options.Scale = None,
+    bgr: options.Bgr = False,
+    size: options.PictureSize = None,
+    output: options.Output = None,
     provider: options.Provider = None,
     threads: options.Threads = None,
 ) -> None:
@@ -31,11 +37,11 @@ def compare(
     from camlucida.images.picture import read
     from camlucida.images.sample import sample
     from camlucida.judging import compare as judging
-    from camlucida.models import open_model
 
     picture = sample() if path is None else read(path)
     classes = 1 if class_ is None else [options.id_or_name(class_)]
-    opened = open_model(model, providers=provider, threads=threads)
+    fields = options.preprocess_fields(mean, std, scale, bgr, size)
+    opened = options.opened(model, fields, providers=provider, threads=threads, output=output)
     results = judging.compare(picture, opened, [name.strip() for name in methods.split(",")], classes)
     judging.save(results, out, colormap)
     _print(results, out)

@@ -58,6 +58,12 @@ def evaluate(
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the intervals; 0 for none.")] = 1000,
     mosaics: Annotated[int, typer.Option(min=0, help="Of the grid pointing game; 0 for none.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of resamples and mosaics.")] = 0,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    scale: options.Scale = None,
+    bgr: options.Bgr = False,
+    size: options.PictureSize = None,
+    output: options.Output = None,
     provider: options.Provider = None,
     threads: options.Threads = None,
     out: Annotated[
@@ -72,7 +78,6 @@ def evaluate(
     from camlucida.evaluation import calibrated
     from camlucida.evaluation import evaluate as evaluate_model
     from camlucida.evaluation.table import print_table
-    from camlucida.models import open_model
 
     share = _threshold(threshold)
     if share is not None and calibrate_on is not None:
@@ -83,7 +88,8 @@ def evaluate(
     dataset = open_dataset(data, label=label, broken="skip", on_broken=failures)
     if split is None and "test" in dataset.splits:
         split = "test"
-    opened = open_model(model, providers=provider, threads=threads)
+    fields = options.preprocess_fields(mean, std, scale, bgr, size)
+    opened = options.opened(model, fields, providers=provider, threads=threads, output=output)
     calibration = None if share is None else Calibration(threshold=share)
     if calibrate_on is not None:
         _check_apart(calibrate_on, split)

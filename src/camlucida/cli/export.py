@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from camlucida.cli import options
 
 if TYPE_CHECKING:
     from camlucida.export.picture_outputs import Upsample
@@ -31,18 +32,12 @@ def export(
         Path | None,
         typer.Option(help="The classes' names: a JSON list, or one a line; the source's own if not given."),
     ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(metavar="HxW", help="The pictures' size, where the source leaves it open."),
-    ] = None,
-    mean: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option(help="Of red, green and blue, in [0, 1]; the source's own or ImageNet's if not given."),
-    ] = None,
-    std: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option(help="Of red, green and blue, in [0, 1]; with --mean."),
-    ] = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    scale: options.Scale = None,
+    bgr: options.Bgr = False,
+    size: options.PictureSize = None,
+    output: options.Output = None,
 ) -> None:
     """Write a classifier as an ONNX file that gives its class activation maps with its logits."""
     from camlucida.cli.printing import two_columns
@@ -51,8 +46,11 @@ def export(
     from camlucida.export.exporting import export as write
 
     names = None if labels is None else read_class_names(labels)
-    wanted: Upsample | None = "input" if upsample == "input" else _hw(upsample, "--upsample", " or input")
-    written = write(model, out, ExportOptions(top, wanted, boxes, names, _hw(size, "--size"), mean, std))
+    fields = options.preprocess_fields(mean, std, scale, bgr, size)
+    wanted: Upsample | None = (
+        "input" if upsample == "input" else options.height_width(upsample, "--upsample", " or input")
+    )
+    written = write(model, out, ExportOptions(top, wanted, boxes, names, **fields, output=output))
     facts, check = written.facts, written.check
     grid = "×".join(map(str, facts.grid))
     rows = {
@@ -69,13 +67,3 @@ def export(
         rows["PyTorch"] = f"differs by {written.parity:.1e}"
     rows |= {"note": "; ".join(written.notes)} if written.notes else {}
     two_columns(rows.items())
-
-
-def _hw(text: str | None, option: str, other: str = "") -> tuple[int, int] | None:
-    """A height and width, written ``224x224``."""
-    if text is None:
-        return None
-    sides = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text)
-    if not sides:
-        raise typer.BadParameter(f"{option}: expected HEIGHTxWIDTH{other}, such as 224x224; got {text!r}")
-    return int(sides[1]), int(sides[2])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from camlucida.cli import options
-from camlucida.cli.exits import Failures
+from camlucida.cli.exits import Failures, say
 from camlucida.errors import ImageError
 
 if TYPE_CHECKING:
@@ -42,22 +42,30 @@ def map(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON a picture; files are written only with -o.")
     ] = False,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    scale: options.Scale = None,
+    bgr: options.Bgr = False,
+    size: options.PictureSize = None,
+    output: options.Output = None,
     provider: options.Provider = None,
     threads: options.Threads = None,
 ) -> None:
     """Explain pictures: overlays, boxes and numbers."""
     from camlucida.cli.printing import PictureTable
     from camlucida.explainer import Explainer
-    from camlucida.models import open_model
     from camlucida.results.picture_record import records
     from camlucida.results.saving import Saver
 
-    opened = open_model(model, providers=provider, threads=threads)
+    fields = options.preprocess_fields(mean, std, scale, bgr, size)
+    opened = options.opened(model, fields, providers=provider, threads=threads, output=output)
     explainer = Explainer(opened, method=method, layer=options.layers(layer))
     failures = Failures()
     folder = out if out is not None else None if as_json else Path("camlucida-out")
     explanations = _explanations(explainer, paths, folder, _classes(class_, versus, top), batch, failures)
-    table = None if as_json else PictureTable(opened.note)
+    table = None if as_json else PictureTable(opened.picture_note)
+    if as_json and opened.assumption:
+        say(f"note: {opened.assumption}")
     with ExitStack() as stack:
         if table is not None:
             stack.enter_context(table)

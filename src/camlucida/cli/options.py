@@ -6,11 +6,14 @@ Choices are spelled out here, so that ``--help`` need not load the library; a te
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from camlucida.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from camlucida.models import Model as OpenedModel
 
 Colormap = Literal["inferno", "magma", "plasma", "viridis", "cividis", "turbo", "jet", "coolwarm"]
 """The names of ``drawing.colormaps.COLORMAPS``."""
@@ -42,7 +45,84 @@ Backbone = Annotated[
 Classifier = Annotated[str, typer.Option(help="svm or logistic.")]
 Size = Annotated[int, typer.Option(help="Pixels of a backbone's input; a run knows its own.")]
 Stride = Annotated[int, typer.Option(help="Pixels between a backbone's cells; a run knows its own.")]
+Mean = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(help="How pictures are prepared: the mean of each channel, or of all, in units of --scale."),
+]
+Std = Annotated[
+    tuple[float, float, float] | None, typer.Option(help="The deviations that go with --mean; 1 if not given.")
+]
+Scale = Annotated[
+    float | None, typer.Option(help="What white becomes before mean and std: 1 (values 0 to 1) or 255 (0 to 255).")
+]
+Bgr = Annotated[bool, typer.Option("--bgr", help="The model takes blue, green, red.")]
+PictureSize = Annotated[
+    str | None, typer.Option("--size", metavar="HxW", help="The pictures' size, where the model leaves it open.")
+]
+Output = Annotated[
+    str | None, typer.Option(help="The output of an ONNX file that scores the classes, by name or number.")
+]
 FitSplit = Annotated[str, typer.Option(help="The split to fit on.")]
+
+
+NUMBERS = ("--mean", "--std")
+"""Options that take a number for each channel."""
+
+
+def three_numbers(arguments: list[str]) -> list[str]:
+    """Arguments in which a number alone behind ``--mean`` or ``--std`` is there for each of three channels, and numbers
+    with commas are apart.
+
+    >>> three_numbers(["a.png", "--mean", "0.5", "--std", "1,2,3", "--bgr"])
+    ['a.png', '--mean', '0.5', '0.5', '0.5', '--std', '1', '2', '3', '--bgr']
+    """
+    spread: list[str] = []
+    for place, argument in enumerate(arguments):
+        if place and arguments[place - 1] in NUMBERS:
+            parts = argument.split(",")
+            following = arguments[place + 1] if place + 1 < len(arguments) else ""
+            spread += parts * 3 if len(parts) == 1 and not _NUMBER.fullmatch(following) else parts
+        else:
+            spread.append(argument)
+    return spread
+
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+
+
+def preprocess_fields(
+    mean: tuple[float, ...] | None, std: tuple[float, ...] | None, scale: float | None, bgr: bool, size: str | None
+) -> dict[str, Any]:
+    """The fields of a ``Preprocess`` that were given."""
+    given = {"mean": mean, "std": std, "scale": scale, "size_hw": height_width(size, "--size")}
+    fields: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
+    return {**fields, "order": "bgr"} if bgr else fields
+
+
+def height_width(text: str | None, option: str, other: str = "") -> tuple[int, int] | None:
+    """A height and width, written ``224x224``."""
+    if text is None:
+        return None
+    sides = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text)
+    if not sides:
+        raise typer.BadParameter(f"{option}: expected HEIGHTxWIDTH{other}, such as 224x224; got {text!r}")
+    return int(sides[1]), int(sides[2])
+
+
+def opened(
+    model: str | None,
+    fields: dict[str, Any],
+    *,
+    providers: list[str] | None = None,
+    threads: int | None = None,
+    output: str | None = None,
+) -> OpenedModel:
+    """A model, its pictures prepared as the options say."""
+    from camlucida.models import open_model
+    from camlucida.models.model import with_fields
+
+    made = open_model(model, providers=providers, threads=threads, output=output)
+    return with_fields(made, fields) if fields else made
 
 
 def layers(names: list[str] | None) -> str | int | list[str | int] | None:

@@ -33,6 +33,12 @@ def serve(
         typer.Option(min=1, help="Batches that run at once; as many as there are processors if not given."),
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that an answer may take; then it is 504.")] = 30.0,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    scale: options.Scale = None,
+    bgr: options.Bgr = False,
+    size: options.PictureSize = None,
+    output: options.Output = None,
     provider: options.Provider = None,
 ) -> None:
     """Serve explanations over HTTP, and the page."""
@@ -49,7 +55,10 @@ def serve(
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "starlette", "serve") from error
 
-    app = create_app(model, settings, providers=provider)
+    fields = options.preprocess_fields(mean, std, scale, bgr, size)
+    app = create_app(model, settings, providers=provider, output=output, fields=fields)
+    if assumption := app.state.batcher.explainer.model.assumption:
+        say(f"note: {assumption}")
     if not settings.loopback and token is None:
         say(f"warning: anyone who reaches {host} can use this server; set a token")
     run(app, lambda address: print(f"{app.state.batcher.explainer.model.name} at {address}", flush=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 import camlucida
-from camlucida.errors import ExportError, MissingExtraError, ModelError, OutputError
+from camlucida.errors import ExportError, MissingExtraError, OutputError
 from camlucida.export.picture_outputs import PictureOutputs
 from camlucida.export.surgery import GraphFacts, add_maps
 from camlucida.export.verify import Check, check_file, compare
 from camlucida.export.writing import save, staged
 from camlucida.images.picture import shown
-from camlucida.images.preprocess import Preprocess
+from camlucida.images.preprocess import ChannelOrder, Preprocess
 from camlucida.images.sample import sample
+from camlucida.onnx.foreign_metadata import NAME_KEYS, assumed_preprocess, names_in
 from camlucida.onnx.load import read
-from camlucida.onnx.metadata import Metadata, stored_class_names, stored_preprocess, usual_preprocess, write_metadata
+from camlucida.onnx.metadata import Metadata, read_metadata, write_metadata
+from camlucida.onnx.rewriting import zipmaps, zipped_names
+from camlucida.onnx.sidecar import Sidecar, read_sidecar
 
 if TYPE_CHECKING:
     from camlucida.export.torch_graph import TorchGraph
@@ -35,14 +37,20 @@ class ExportOptions(PictureOutputs):
         top, upsample, boxes: see ``PictureOutputs``.
         class_names: None takes the source's own.
         size_hw: the pictures' height and width; None takes the source's own, or 224.
-        mean: of R, G, B, in [0, 1] units, with ``std``; None takes the source's own, or ImageNet's.
-        std: of R, G, B, in [0, 1] units, with ``mean``.
+        mean: of the input's channels, with ``std``; None takes the source's own, or ImageNet's.
+        std: of the input's channels, with ``mean``.
+        scale: what white becomes before them, 1 or 255; None takes the source's own, or 1.
+        order: of the channels, "rgb" or "bgr"; None takes the source's own, or "rgb".
+        output: which output of an ONNX file scores the classes, by name or number; None finds it.
     """
 
     class_names: tuple[str, ...] | None = None
     size_hw: tuple[int, int] | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    scale: float | None = None
+    order: ChannelOrder | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,16 +99,27 @@ def export(source: str | Path, out: str | Path, options: ExportOptions | None = 
         traced = None if str(source).endswith(".onnx") else _traced(str(source), options.size_hw, Path(scratch))
         path = Path(source) if traced is None else traced.path
         graph = read(path, None if traced is None else str(source))
-        known = _stored(graph.model, graph.name) if traced is None else traced.metadata
+        told = Sidecar() if traced is not None else read_sidecar(path)
+        entries = {one.key: one.value for one in graph.model.metadata_props}
+        known = read_metadata(entries) if traced is None else traced.metadata
+        stated_hw = None if known.preprocess is None else known.preprocess.size_hw
+        size_hw: tuple[int, int] | None = options.size_hw or told.fields.get("size_hw") or stated_hw
+        lists = [
+            options.class_names or told.class_names,
+            *map(names_in, map(entries.get, NAME_KEYS, [""] * len(NAME_KEYS))),
+        ]
         new, facts = add_maps(
-            graph.model, options, name=graph.name, folder=graph.folder,
-            size_hw=options.size_hw or (known.preprocess.size_hw if known.preprocess else None),
+            graph.model, options, name=graph.name, folder=graph.folder, size_hw=size_hw,
+            output=options.output or told.output, named=[len(names) for names in lists if names],
         )  # fmt: skip
-        preprocess = _preprocess(known.preprocess, options, facts)
-        class_names = options.class_names or known.class_names
+        takes = facts.graph.takes
+        known = read_metadata(entries, facts.classes, takes) if traced is None else known
+        preprocess = _preprocess(known.preprocess, told, options, facts)
+        class_names = options.class_names or told.class_names or known.class_names or zipped_names(zipmaps(graph.model))
         _check_class_names(class_names, facts.classes, graph.name)
+        activation = facts.activation or told.activation or known.activation
         write_metadata(
-            new, Metadata(class_names, preprocess, known.calibration, facts.activation or known.activation),
+            new, Metadata(class_names, preprocess, known.calibration, activation),
             head=facts.head, features=facts.features, method="cam", camlucida=camlucida.__version__,
             source_sha256=graph.sha256 if traced is None else traced.sha256,
         )  # fmt: skip
@@ -108,21 +127,10 @@ def export(source: str | Path, out: str | Path, options: ExportOptions | None = 
         with staged(out) as place:
             save(new, place, graph.folder)
             check_file(place, graph.model, graph.name)
-            check = compare(graph.model, graph.folder, place, facts, picture, graph.name)
+            check = compare(graph.original or graph.model, graph.folder, place, facts, picture, graph.name)
             parity = None if traced is None else traced.compare(place, facts, picture)
             added = place.stat().st_size - path.stat().st_size
-    return Exported(out, facts, check, parity, added, _notes(class_names, preprocess))
-
-
-def _stored(model: Any, name: str) -> Metadata:
-    """What an ONNX file says of its classes and pictures; what cannot be read counts as not there."""
-    entries = {one.key: one.value for one in model.metadata_props}
-    class_names, preprocess = None, None
-    with suppress(ModelError):
-        class_names = stored_class_names(entries, name)
-    with suppress(ModelError):
-        preprocess = stored_preprocess(entries, name)
-    return Metadata(class_names, preprocess)
+    return Exported(out, facts, check, parity, added, _notes(class_names, preprocess, facts, known))
 
 
 def _check(options: ExportOptions, source: str | Path, out: Path) -> None:
@@ -149,18 +157,22 @@ def _traced(source: str, size_hw: tuple[int, int] | None, scratch: Path) -> Torc
     return trace(source, size_hw, scratch)
 
 
-def _preprocess(known: Preprocess | None, options: ExportOptions, facts: GraphFacts) -> Preprocess | None:
+def _preprocess(
+    known: Preprocess | None, told: Sidecar, options: ExportOptions, facts: GraphFacts
+) -> Preprocess | None:
     """The preprocessing as it is known, at the size that the graph takes; None if nothing is known of it."""
-    size = facts.graph.size_hw
+    size, takes, name = facts.graph.size_hw, facts.graph.takes, facts.graph.name
     if options.size_hw and options.size_hw != size:
         own, wanted = ("×".join(map(str, size_hw)) for size_hw in (size, options.size_hw))
-        raise ExportError(f"{facts.graph.name}: takes pictures of {own} pixels, not {wanted}")
-    if known is None and options.mean is None and options.size_hw is None:
+        raise ExportError(f"{name}: takes pictures of {own} pixels, not {wanted}")
+    fields: dict[str, Any] = {"mean": options.mean, "std": options.std, "scale": options.scale, "order": options.order}
+    given = {key: value for key, value in fields.items() if value is not None}
+    if known is None and not given and not told.fields and options.size_hw is None and not takes.whole_numbers:
         return None
-    resized = replace(known or usual_preprocess(size), size_hw=size)
-    if options.mean is None or options.std is None:
-        return resized
-    return replace(resized, mean=options.mean, std=options.std)
+    base = replace(known or assumed_preprocess(takes), size_hw=size)
+    base = told.preprocess(base) if told.fields else base
+    whole = Sidecar(name, given).preprocess(base) if given else base
+    return takes.checked(replace(whole, size_hw=size), name)
 
 
 def _check_class_names(class_names: tuple[str, ...] | None, classes: int, name: str) -> None:
@@ -169,16 +181,19 @@ def _check_class_names(class_names: tuple[str, ...] | None, classes: int, name: 
 
 
 def _picture(preprocess: Preprocess | None, facts: GraphFacts) -> NDArray[np.float32] | None:
-    """The sample picture as the graph takes it, (1, 3, H, W); None where it takes no colours."""
-    if facts.graph.channels != 3:
+    """The sample picture as the graph takes it, (1, C, H, W); None where it takes no colours."""
+    if facts.graph.channels not in (1, 3):
         return None
-    return (preprocess or usual_preprocess(facts.graph.size_hw))(sample().pixels)[0][None]
+    return (preprocess or assumed_preprocess(facts.graph.takes))(sample().pixels)[0][None]
 
 
-def _notes(class_names: tuple[str, ...] | None, preprocess: Preprocess | None) -> tuple[str, ...]:
-    notes = []
+def _notes(
+    class_names: tuple[str, ...] | None, preprocess: Preprocess | None, facts: GraphFacts, known: Metadata
+) -> tuple[str, ...]:
+    notes = [*known.notes, *filter(None, [facts.output.note])]
     if class_names is None:
         notes.append("the names of its classes are unknown; give them with --labels")
     if preprocess is None:
-        notes.append("its preprocessing is unknown, and ImageNet's usual is taken; give --size, --mean and --std")
+        usual = assumed_preprocess(facts.graph.takes).words
+        notes.append(f"its preprocessing is unknown, and {usual} is taken; give --size, --mean, --std, --scale, --bgr")
     return tuple(notes)

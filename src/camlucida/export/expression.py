@@ -180,7 +180,7 @@ def _offset(expression: Expression, below: list[NDArray[np.float64]], graph: Gra
                 raise ExportError(
                     f"{graph.name}: a bias stands before a normalization, so the part of a logit that no cell carries "
                     "differs from picture to picture, and the model cannot have one bias; a method that needs "
-                    "no gradient (rise, occlusion, scorecam) explains such a model"
+                    "no gradient (rise, occlusion) explains such a model"
                 )
             return 0.0
         case ChannelMean():

@@ -7,7 +7,7 @@ from typing import Any
 from camlucida.export.cells import described
 from camlucida.onnx.graph import Graph
 
-ADVICE = "; a method that needs no gradient (rise, occlusion, scorecam) explains such a model"
+ADVICE = "; a method that needs no gradient (rise, occlusion) explains such a model"
 
 RESHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 _PICKING = ("Gather", "Slice", "Split", "GatherND", "GatherElements")

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from camlucida.errors import ExportError
+from camlucida.errors import ExportError, ModelError
 from camlucida.export.cells import Cells, described
 from camlucida.export.emit import Builder, Emitter
 from camlucida.export.expression import FrozenScale, HeadTensor, features_of, offset, ordered
 from camlucida.export.head_steps import read_head
 from camlucida.export.picture_outputs import PictureOutputs, box_nodes, heatmap_nodes
 from camlucida.export.refusals import ADVICE
+from camlucida.onnx.class_output import ChosenOutput, choose_output
 from camlucida.onnx.extra import onnx
 from camlucida.onnx.graph import Graph, before_activation, inner_graphs
+from camlucida.onnx.rewriting import zipmaps
 from camlucida.targets import Activation
 
 AFFINE = "affine after pooling: the map is exact"
@@ -37,6 +41,7 @@ class GraphFacts:
         grid: rows and columns of the maps, for the example input.
         classes: how many logits.
         activation: how the graph makes probabilities of its logits; None if it does not.
+        output: which of its outputs is explained.
         graph: the graph as it was, to make inputs for it.
         precision: "half" or "int8" where float16 and the like or integers have a part in the head; else "".
     """
@@ -47,6 +52,7 @@ class GraphFacts:
     grid: tuple[int, int]
     classes: int
     activation: Activation | None
+    output: ChosenOutput
     graph: Graph
     precision: str
 
@@ -58,6 +64,8 @@ def add_maps(
     size_hw: tuple[int, int] | None = None,
     name: str = "the model",
     folder: Path | None = None,
+    output: str | None = None,
+    named: Collection[int] = (),
 ) -> tuple[Any, GraphFacts]:
     """A classifier's graph with its class activation maps among the outputs.
 
@@ -71,6 +79,8 @@ def add_maps(
         size_hw: the pictures' size to look at it with, where the graph leaves it open; None takes 224 pixels.
         name: what messages call the model.
         folder: where its external data lie, if it has any.
+        output: the output that scores the classes, by name or number; None finds it.
+        named: how many class names are known, one number for each list.
 
     Returns:
         The new model and what is known of the graph.
@@ -80,7 +90,8 @@ def add_maps(
     """
     wanted = wanted or PictureOutputs()
     graph = Graph(model, name, folder, size_hw)
-    tensor, activation = _logits(graph)
+    chosen = class_output(graph, output, named)
+    tensor, activation = _logits(graph, chosen)
     count = math.prod(graph.shape_of(tensor)[1:])
     head = read_head(graph, tensor)
     features = features_of(head.expression)
@@ -114,7 +125,7 @@ def add_maps(
             new.graph.output.append(info)
     frozen = any(isinstance(part, FrozenScale) for part in ordered(head.expression))
     return new, GraphFacts(
-        NORMALIZED if frozen else AFFINE, cells.pooling, cells.words, cells.grid, head.width, activation, graph,
+        NORMALIZED if frozen else AFFINE, cells.pooling, cells.words, cells.grid, head.width, activation, chosen, graph,
         _precision(graph, tensor, cells),
     )  # fmt: skip
 
@@ -152,28 +163,42 @@ def _outputs(
     return outputs
 
 
-def _logits(graph: Graph) -> tuple[str, Activation | None]:
-    """The tensor of the logits, and what the graph makes of them: one named "logits", else the first output of size
-    (N, K); of both logits and probabilities, the same are found.
+def class_output(graph: Graph, asked: str | None = None, named: Collection[int] = ()) -> ChosenOutput:
+    """Which of a graph's outputs scores the classes: those of dictionaries count by what they are made of.
+
+    Raises:
+        ExportError: none does, or several may.
     """
-    likely = [output for output in graph.outputs if output in graph.varying and _is_row(graph, output)]
+    zipped = [node.input[0] for node in zipmaps(graph.model)]
+    known = list(dict.fromkeys([*graph.outputs, *zipped]))
+    likely = [output for output in known if output in graph.varying and _is_row(graph, output)]
     if not likely:
-        outputs = ", ".join(graph.outputs)
-        inside = next(
-            (
-                graph.makers[one]
-                for one in graph.outputs
-                if one in graph.makers and any(inner_graphs(graph.makers[one]))
-            ),
-            None,
-        )
+        made = [graph.makers[one] for one in known if one in graph.makers]
+        inside = next((node for node in made if any(inner_graphs(node))), None)
         if inside is not None:
             raise ExportError(
                 f"{graph.name}: its logits come out of {described(inside)}, whose branches are not read; export the "
                 f"model again without it{ADVICE}"
             )
-        raise ExportError(f"{graph.name}: none of its outputs ({outputs}) is one row of logits a picture")
-    tensor, activation = before_activation(graph.makers, "logits" if "logits" in likely else likely[0])
+        raise ExportError(
+            f"{graph.name}: none of its outputs ({', '.join(graph.outputs)}) is one row of logits a picture, of shape "
+            "(pictures, classes)"
+        )
+    rows = {output: math.prod(graph.shape_of(output)[1:]) for output in likely}
+
+    def values() -> dict[str, NDArray[Any]]:
+        found = {output: graph.at_example(output) for output in likely}
+        return {output: np.asarray(value, np.float64).reshape(len(value), -1) for output, value in found.items()}
+
+    try:
+        return choose_output(graph.name, rows, values, asked=asked, named=named)
+    except ModelError as error:
+        raise ExportError(str(error)) from error
+
+
+def _logits(graph: Graph, chosen: ChosenOutput) -> tuple[str, Activation | None]:
+    """The tensor of the logits, and what the graph makes of them, at this output or another."""
+    tensor, activation = before_activation(graph.makers, chosen.name)
     others = (before_activation(graph.makers, output) for output in graph.outputs)
     return tensor, activation or next((used for before, used in others if before == tensor and used), None)
 

@@ -23,10 +23,10 @@ from camlucida.models import open_model
 from camlucida.onnx.graph import GraphRun
 from camlucida.onnx.metadata import Metadata
 from camlucida.pytorch.engine import TorchEngine
-from camlucida.pytorch.outputs import logits_in
+from camlucida.pytorch.outputs import Ending
 from camlucida.pytorch.state import evaluating
 from camlucida.pytorch.with_maps import WithMaps, with_maps
-from camlucida.targets import logit_spread
+from camlucida.targets import Expected, OutputName, logit_spread
 
 PARITY = TOLERANCES[""]
 """How far PyTorch and ONNX may differ, over the spread of the picture's logits."""
@@ -86,27 +86,28 @@ class TorchGraph:
 class _Logits(nn.Module):
     """A classifier that returns one tensor, whatever it returned."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, ending: Ending) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.ending = net, ending
 
     def forward(self, images: Tensor) -> Tensor:
-        return logits_in(self.net(images))
+        return self.ending.output(self.net(images))
 
 
-def trace(source: str, size_hw: tuple[int, int] | None, scratch: Path) -> TorchGraph:
+def trace(source: str, size_hw: tuple[int, int] | None, scratch: Path, output: OutputName = None) -> TorchGraph:
     """Export a PyTorch classifier by ``torch.onnx`` with any batch size, at one picture size.
 
     Args:
         source: a name for ``open_model``.
         size_hw: of its pictures; None takes its preprocessing's.
         scratch: a folder for the graph.
+        output: which of the tensors that it returns are its logits; None finds them.
 
     Raises:
         ExportError: it is no PyTorch model, its head is not affine, or PyTorch cannot export it.
         MissingExtraError: onnxscript is not installed.
     """
-    model = open_model(source)
+    model = open_model(source, output=output)
     net = model.module
     if net is None:
         raise ExportError(f"{source}: no PyTorch model and no ONNX file, so there is nothing to export")
@@ -115,21 +116,23 @@ def trace(source: str, size_hw: tuple[int, int] | None, scratch: Path) -> TorchG
     path = scratch / "traced.onnx"
     with torch.no_grad(), evaluating(net):
         try:
-            both = with_maps(net, example)
-            activation = TorchEngine(net).prepare(example)[-1].activation
+            expected = Expected(model.output, None if model.class_names is None else len(model.class_names))
+            ending = TorchEngine(net, expected=expected).prepare(example)[-1].ending
+            both = with_maps(net, example, output=ending.path or None)
         except ModelError as error:
             raise ExportError(f"{source}: {error}") from error
-        _export(source, net, example, "logits" if activation is None else "probabilities", path)
+        name = "logits" if ending.activation is None else "probabilities"
+        _export(source, _Logits(net, ending).eval(), example, name, path)
     metadata = Metadata(model.class_names, model.preprocess, model.calibration, model.activation)
     return TorchGraph(path, source, both, metadata, _sha256(net))
 
 
-def _export(source: str, net: nn.Module, example: Tensor, output: str, path: Path) -> None:
+def _export(source: str, net: _Logits, example: Tensor, output: str, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=2**16)
     try:
         with _quiet():
             program = torch.onnx.export(
-                _Logits(net).eval(), (example,), dynamo=True, verbose=False, input_names=["images"],
+                net, (example,), dynamo=True, verbose=False, input_names=["images"],
                 output_names=[output], dynamic_shapes={"images": {0: batch}},
             )  # fmt: skip
             size = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())

@@ -122,8 +122,13 @@ def _residual(outputs: dict[str, NDArray[Any]], name: str) -> float:
     return float((np.abs(total - wanted).max(1) / logit_spread(logits)).max())
 
 
-def _change(new: NDArray[Any], old: NDArray[Any]) -> float:
-    """How much an output differs, over its spread in each picture."""
+def _change(new: Any, old: Any) -> float:
+    """How much an output differs, over its spread in each picture; dictionaries of classes by their numbers."""
+    if isinstance(old, list):
+        if len(new) != len(old) or not all(isinstance(one, dict) and one.keys() == other.keys()
+                                           for one, other in zip(new, old, strict=True)):  # fmt: skip
+            return np.inf
+        new, old = (np.array([list(one.values()) for one in part], np.float32) for part in (new, old))
     if new.shape != old.shape or new.dtype != old.dtype:
         return np.inf
     if old.dtype.kind != "f":

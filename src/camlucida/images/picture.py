@@ -74,14 +74,13 @@ class Picture:
         Raises:
             ImageError: the data have another number of channels, and are no grey or colour picture.
         """
-        if self.data is None:
-            return self.pixels
-        own, is_byte = self.data.shape[2], self.data.dtype == np.uint8
+        held = self.pixels if self.data is None else self.data
+        own, is_byte = held.shape[2], held.dtype == np.uint8
         if own == channels:
-            return self.data
-        if own not in (1, 3) and not (own == 4 and is_byte):
+            return held
+        if channels not in (1, 3) or (own not in (1, 3) and not (own == 4 and is_byte)):
             raise ImageError(
-                f"{self.source}: has {own} channels (H×W×C is {_sizes(self.data)}), and the model takes {channels}; "
+                f"{self.source}: has {own} channels (H×W×C is {_sizes(held)}), and the model takes {channels}; "
                 f"give an array H×W×{channels}"
             )
         return self.pixels

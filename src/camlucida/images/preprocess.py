@@ -263,6 +263,24 @@ class Preprocess:
         """How many channels the network's input has."""
         return len(self.mean)
 
+    @property
+    def words(self) -> str:
+        """Channels, range, mean and std in a line.
+
+        >>> Preprocess((8, 8), mean=(0.5,), std=(0.5,)).words
+        'grey, 0 to 1, mean 0.5, std 0.5'
+        """
+        kinds = {1: "grey", 3: self.order.upper()}
+        numbers = [
+            ", ".join(f"{number:g}" for number in (each if len(set(each)) > 1 else each[:1]))
+            for each in (self.mean, self.std)
+        ]
+        if (self.mean, self.std) == (IMAGENET_MEAN, IMAGENET_STD):
+            norm = "ImageNet's mean and std"
+        else:
+            norm = f"mean {numbers[0]}, std {numbers[1]}"
+        return f"{kinds.get(self.channels, f'{self.channels} channels')}, 0 to {self.scale:g}, {norm}"
+
     def __call__(self, pixels: NDArray[Any]) -> tuple[NDArray[np.float32], View]:
         """Prepare one picture.
 

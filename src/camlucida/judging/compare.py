@@ -85,7 +85,9 @@ def compare(
             explainer = Explainer(opened, method=name)
             if plain is None:
                 plain = _seconds_of_plain_pass(explainer, picture)
-            prepared = [PreparedImage(None, picture, *explainer.preprocess(picture.pixels))]
+            prepared = [
+                PreparedImage(None, picture, *explainer.preprocess(picture.of_channels(explainer.preprocess.channels)))
+            ]
             explainer.explain_prepared(prepared, classes)  # finds the split, warms up
             begun = time.perf_counter()
             explanation = explainer.explain_prepared(prepared, classes)
@@ -181,7 +183,7 @@ def save(results: Sequence[MethodResult], folder: Path, colormap: str | None = N
 
 def _seconds_of_plain_pass(explainer: Explainer, picture: Picture) -> float:
     """The median of a few plain forward passes; preprocessing is in neither side's time."""
-    batch = explainer.preprocess(picture.pixels)[0][None]
+    batch = explainer.preprocess(picture.of_channels(explainer.preprocess.channels))[0][None]
     explainer.runner.predict(batch)
     times = []
     for _ in range(5):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from camlucida.errors import ModelError
 from camlucida.models.model import Model
+from camlucida.targets import OutputName
 
 if TYPE_CHECKING:
     from camlucida.models.model import ModelLike
@@ -54,6 +55,7 @@ def open_model(
     *,
     providers: Sequence[str] | None = None,
     threads: int | None = None,
+    output: OutputName = None,
 ) -> Model:
     """Open a model by name, or wrap a module.
 
@@ -62,16 +64,18 @@ def open_model(
             timm's own preprocessing where it carries one, else ImageNet's usual at 224 pixels.
         providers: what runs an ONNX model; see ``onnx_file.open_onnx``.
         threads: of an ONNX model on the CPU; None: as many as there are cores.
+        output: which output of the model scores the classes: a name or number of an ONNX file's outputs; for a PyTorch
+            network a name, place or path ("0.logits") among what it returns. None finds it.
 
     Raises:
-        ModelError: no source knows the name, or the model cannot be opened; or providers or threads are given for a
-            model that is no ONNX file.
+        ModelError: no source knows the name, or the model cannot be opened; or what is for ONNX files is given for
+            another model.
         MissingExtraError: its source needs an optional dependency.
     """
     engine: dict[str, Any] = {"providers": providers, "threads": threads} if providers or threads is not None else {}
     if isinstance(model, Model):
         _refuse(engine, model.name)
-        return model
+        return _with_output(model, output)
     name = "demo" if model is None else str(model) if isinstance(model, str | Path) else ""
     if not name:
         if not hasattr(model, "forward"):
@@ -79,20 +83,33 @@ def open_model(
         from camlucida.models.torch_module import wrap
 
         _refuse(engine, type(model).__name__)
-        return wrap(model)  # type: ignore[arg-type]
+        return _with_output(wrap(model), output)  # type: ignore[arg-type]
     for source in SOURCES:
         if source.claims(name):
             module, _, function = source.opener.partition(":")
-            if module != "models.onnx_file":
+            of_file = module == "models.onnx_file"
+            if of_file and output is not None:
+                engine["output"] = output
+            elif not of_file:
                 _refuse(engine, name)
             opened: Model = getattr(importlib.import_module(f"camlucida.{module}"), function)(name, **engine)
-            return opened
+            return opened if of_file else _with_output(opened, output)
     raise ModelError(f"{name}: no such kind of model; expected one of {', '.join(known_sources())}")
 
 
 def _refuse(engine: dict[str, Any], name: str) -> None:
     if engine:
         raise ModelError(f"{name}: providers and threads are chosen for ONNX models, by name; this is none")
+
+
+def _with_output(model: Model, output: OutputName) -> Model:
+    if output is None or model.output == output:
+        return model
+    if model.module is None:
+        raise ModelError(
+            f"{model.name}: output={output!r} is chosen when a file is opened, by its name; this model is open"
+        )
+    return replace(model, output=output)
 
 
 def known_sources() -> Sequence[str]:

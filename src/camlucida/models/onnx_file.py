@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
-from camlucida.errors import MethodError, MissingExtraError, ModelError
+from camlucida.errors import MethodError, MissingExtraError
 from camlucida.methods.registry import WITHOUT_GRADIENTS, Method
-from camlucida.models.model import Model
+from camlucida.models.model import Model, with_fields
+from camlucida.onnx.class_output import ChosenOutput, class_rows, count_classes, session_output
 from camlucida.onnx.external_data import OnnxContent, content_of
-from camlucida.onnx.metadata import read_metadata, usual_preprocess
+from camlucida.onnx.foreign_metadata import assumed_preprocess
+from camlucida.onnx.metadata import read_metadata
 from camlucida.onnx.session import OnnxSession
+from camlucida.onnx.sidecar import Sidecar, read_sidecar
 from camlucida.runners.onnx_maps import OnnxRunner
 from camlucida.runners.runner import Runner
+from camlucida.targets import OutputName
 
 DEMO = "demo.onnx"
 DEMO_NOTE = (
@@ -24,13 +29,34 @@ DEMO_NOTE = (
 )
 
 
-def open_demo(name: str = "demo", *, providers: Sequence[str] | None = None, threads: int | None = None) -> Model:
+def open_demo(
+    name: str = "demo",
+    *,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
+    output: OutputName = None,
+) -> Model:
     """The bundled demonstration model; see ``open_onnx``."""
     path = resources.files("camlucida.models") / DEMO
-    return _open(lambda: OnnxContent(path.read_bytes()), name, DEMO_NOTE, providers, threads)
+    return _open(lambda: OnnxContent(path.read_bytes()), name, OnnxOptions(providers, threads), DEMO_NOTE)
 
 
-def open_onnx(name: str, *, providers: Sequence[str] | None = None, threads: int | None = None) -> Model:
+@dataclass(frozen=True)
+class OnnxOptions:
+    """How an ONNX file is run and read; see ``open_onnx``."""
+
+    providers: Sequence[str] | None = None
+    threads: int | None = None
+    output: str | None = None
+
+
+def open_onnx(
+    name: str,
+    *,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
+    output: OutputName = None,
+) -> Model:
     """Open an ONNX classifier.
 
     With outputs ``logits`` (N, K), ``maps`` (N, K, h, w) and ``bias`` (K,), as ``camlucida export`` writes them, it
@@ -38,13 +64,16 @@ def open_onnx(name: str, *, providers: Sequence[str] | None = None, threads: int
     that need no gradient, which need PyTorch and onnx installed.
 
     Its metadata may carry ``labels`` (a JSON list), ``preprocess`` and ``calibration`` (JSON objects of Preprocess's
-    and Calibration's fields), and ``activation`` (softmax, sigmoid or none).
+    and Calibration's fields), and ``activation`` (softmax, sigmoid or none); those of ultralytics and Custom Vision are
+    understood too, and what cannot be read is noted. A file beside it that is called alike but ends in ``.toml`` comes
+    before them (see ``onnx.sidecar``).
 
     Args:
         name: the file.
         providers: what runs it, by name: ``cpu``, ``cuda``, ``coreml``, ``directml``, or ONNX Runtime's own names; the
             first is preferred, and the CPU runs what it cannot. None is the CPU.
         threads: on the CPU, within one operation; None: as many as there are cores.
+        output: the output that scores the classes, by name or number from 0; None finds it.
 
     Raises:
         ModelError: no such file, no ONNX classifier of pictures, or a provider that is not there.
@@ -55,24 +84,44 @@ def open_onnx(name: str, *, providers: Sequence[str] | None = None, threads: int
         Traceback (most recent call last):
         camlucida.errors.ModelError: absent.onnx: no such file
     """
-    return _open(partial(content_of, Path(name), name), name, "", providers, threads)
+    path = Path(name)
+    said = read_sidecar(path)
+    options = OnnxOptions(providers, threads, said.output if output is None else str(output))
+    return beside(_open(partial(content_of, path, name), name, options, ""), said)
 
 
-def _open(
-    read: Callable[[], OnnxContent], name: str, note: str, providers: Sequence[str] | None, threads: int | None
-) -> Model:
+def beside(model: Model, said: Sidecar) -> Model:
+    """A model, with what the file beside it says."""
+    known = replace(
+        model, class_names=said.class_names or model.class_names, activation=said.activation or model.activation
+    )
+    return replace(with_fields(known, said.fields), preprocess_source="stated") if said.fields else known
+
+
+def _open(read: Callable[[], OnnxContent], name: str, options: OnnxOptions, note: str) -> Model:
     content = read()
-    session = OnnxSession(content.data, name, providers=providers, threads=threads, folder=content.folder)
-    del content
-    metadata = read_metadata(session.metadata, name)
+    opened = partial(OnnxSession, name=name, providers=options.providers, threads=options.threads)
+    session = opened(content.data, folder=content.folder)
+    words, changed = None, False
+    if 0 in session.shape:
+        content, changed = replace(content, data=_rewriting().with_free_sizes(content.data)), True
+        session = opened(content.data, folder=content.folder)
+    if not class_rows(session) and any(kind.startswith("seq(map(") for kind in session.types.values()):
+        data, words = _rewriting().without_zipmap(content.data, name)
+        content, changed = replace(content, data=data), True
+        session = opened(content.data, folder=content.folder)
     own = OnnxRunner(session) if "maps" in session.outputs else None
-    output = "logits" if own is not None else _logits_output(session)
+    chosen = ChosenOutput("logits") if own is not None else session_output(session, options.output)
+    classes = own.classes if own is not None else count_classes(session, chosen.name)
+    metadata = read_metadata(session.metadata, classes, session.takes)
+    again = content.data if changed else None
+    del content
 
     @cache
     def classifier() -> Any:
         from camlucida.onnx.onnx_pass import OnnxClassifier
 
-        return OnnxClassifier(session, read().data, output)
+        return OnnxClassifier(session, read().data if again is None else again, chosen.name)
 
     def runner(method: Method, layer: Any) -> Runner:
         if layer is not None:
@@ -90,38 +139,16 @@ def _open(
             raise MissingExtraError("PyTorch", "torch") from error
         return OnnxMethods(classifier(), method)
 
-    if metadata.class_names is not None:
-        classes = own.classes if own is not None else _classes(session, output)
-        if len(metadata.class_names) not in ({classes} if classes > 1 else {1, 2}):
-            raise ModelError(f"{name}: its metadata 'labels' is not a list of {classes} names")
     return Model(
-        name, runner, metadata.preprocess or usual_preprocess(session.input_hw or (224, 224)), metadata.class_names,
-        metadata.activation, note, metadata.calibration, session=session,
+        name, runner, metadata.preprocess or assumed_preprocess(session.takes), metadata.class_names or words,
+        metadata.activation, "; ".join(filter(None, (note, chosen.note, *metadata.notes))), metadata.calibration,
+        session=session, preprocess_source="assumed" if metadata.preprocess is None else "stated",
     )  # fmt: skip
 
 
-def _logits_output(session: OnnxSession) -> str:
-    """Which output of a classifier says something of the classes: ``logits``, else the first that looks like (N, K).
-
-    Raises:
-        ModelError: none does.
-    """
-    if "logits" in session.outputs:
-        return "logits"
-    for output, shape in session.outputs.items():
-        rows = len(shape) in (0, 2) or (len(shape) == 4 and shape[2:] == [1, 1])
-        if len(shape) == 1 == len(session.outputs):  # a single logit, whose axis was squeezed away
-            rows = shape[0] == session.batch if session.batch else not isinstance(shape[0], int)
-        if rows and session.types[output] in ("tensor(float)", "tensor(float16)", "tensor(double)"):
-            return output
-    shown = ", ".join(f"{output} {session.types[output]} {shape}" for output, shape in session.outputs.items())
-    raise ModelError(f"{session.name}: none of its outputs is of shape (pictures, classes): {shown}")
-
-
-def _classes(session: OnnxSession, output: str) -> int:
-    """How many classes an output has, by its shape, or else by what it gives for black pictures."""
-    shape = session.outputs[output]
-    if len(shape) > 1 and isinstance(shape[1], int):
-        return shape[1]
-    (scores,) = session.run([output], session.blank())
-    return int(scores[0].size)  # one, where there is but the pictures' axis
+def _rewriting() -> Any:
+    """The module that rewrites files, for which onnx must be installed."""
+    try:
+        return import_module("camlucida.onnx.rewriting")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("onnx", "export") from error

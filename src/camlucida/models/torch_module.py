@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from camlucida.errors import MissingExtraError, ModelError, first_line
 from camlucida.images.preprocess import Fit, Interpolation, Preprocess
-from camlucida.methods.registry import Method
 from camlucida.models.model import Model
 from camlucida.runners.runner import Runner
 
@@ -35,17 +34,19 @@ def wrap(
         class_names: None takes ``config.id2label`` (Hugging Face) where there is one.
         preprocess: None takes timm's ``pretrained_cfg`` where there is one, else ImageNet's usual at 224 pixels.
     """
+    stated = preprocess or timm_preprocess(getattr(module, "pretrained_cfg", None))
     return Model(
         name or type(module).__name__,
         runner_of(module),
-        preprocess or timm_preprocess(getattr(module, "pretrained_cfg", None)) or IMAGENET_224,
+        stated or IMAGENET_224,
         class_names or _hf_labels(getattr(module, "config", None)),
         module=module,
+        preprocess_source="assumed" if stated is None else "stated",
     )
 
 
-def runner_of(module: nn.Module) -> Callable[[Method, Any], Runner]:
-    """Return what makes the runner of a module for a method and layer.
+def runner_of(module: nn.Module) -> Callable[..., Runner]:
+    """Return what makes the runner of a module for a method, a layer and what is expected of its output.
 
     Raises:
         MissingExtraError: torch is not installed.

@@ -6,6 +6,7 @@ from camlucida.errors import MissingExtraError
 
 try:
     import onnx.inliner
+    import onnx.version_converter
     from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
     import onnx

@@ -21,7 +21,7 @@ _NO_TENSORS = ("SplitToSequence", "SequenceEmpty", "SequenceConstruct", "Sequenc
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
 _ACTIVATIONS: dict[str, Activation] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
 _SAME_LOGITS = ("Identity", "Cast", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "QuantizeLinear",
-                "DequantizeLinear")  # fmt: skip
+                "DequantizeLinear", "Clip")  # fmt: skip
 
 
 class Graph:
@@ -55,7 +55,7 @@ class Graph:
 
     def _set_input(self, size_hw: tuple[int, int] | None) -> None:
         kind = self.input.type.tensor_type
-        sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+        sizes = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in kind.shape.dim]
         if len(sizes) != 4:
             raise ExportError(
                 f"{self.name}: expected an input of pictures (N, C, H, W) or (N, H, W, C), got {len(sizes)} axes; "
@@ -65,14 +65,16 @@ class Graph:
         self.batch, self.channels, self.channels_last = layout.batch, layout.channels, layout.channels_last
         self.input_type: int = kind.elem_type
         self.fixed_hw = layout.fixed_hw
-        height, width = layout.space
-        self.size_hw: tuple[int, int] = self.fixed_hw or size_hw or (height or 224, width or 224)
+        self.takes = layout.pictures(onnx.helper.tensor_dtype_to_np_dtype(self.input_type).kind in "iu")
+        wanted = size_hw or (224, 224)
+        self.size_hw: tuple[int, int] = (self.takes.height or wanted[0], self.takes.width or wanted[1])
 
     def example(self, batch: int = 2, size_hw: tuple[int, int] | None = None, seed: int = 0) -> NDArray[Any]:
         """Random pictures as the graph takes them, (N, C, H, W) or (N, H, W, C); a fixed batch is kept."""
         height, width = size_hw or self.size_hw
         random = np.random.default_rng(seed).normal(size=(self.batch or batch, self.channels, height, width))
-        return self.fed(random.astype(np.float32))
+        whole = np.issubdtype(onnx.helper.tensor_dtype_to_np_dtype(self.input_type), np.integer)
+        return self.fed((random * 60 + 128 if whole else random).astype(np.float32))
 
     def fed(self, pictures: NDArray[np.float32]) -> NDArray[Any]:
         """Pictures (N, C, H, W) in the layout and type of the graph's input."""
@@ -243,7 +245,9 @@ def part_of(model: Any, nodes: Sequence[Any], outputs: Iterable[str], inputs: Se
     part.graph.node.extend(nodes)
     part.graph.initializer.extend(one for one in old.initializer if one.name in read)
     part.graph.sparse_initializer.extend(one for one in old.sparse_initializer if one.values.name in read)
-    part.graph.input.extend(old.input if inputs is None else inputs)
+    stored = {one.name for one in old.initializer}  # files of IR 3 list them among the inputs
+    part.graph.input.extend([one for one in old.input if one.name not in stored] if inputs is None else inputs)
+    part.ir_version = max(part.ir_version, 4)
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
     return part
 
@@ -255,9 +259,10 @@ def before_activation(makers: Mapping[str, Any], output: str) -> tuple[str, Acti
         makers: the graph's nodes by the tensors that they make.
         output: what the graph says of the classes.
     """
-    name = output
-    while name in makers and makers[name].op_type in _SAME_LOGITS:
+    name, logged = output, False
+    while name in makers and (makers[name].op_type in _SAME_LOGITS or (makers[name].op_type == "Log" and not logged)):
+        logged |= makers[name].op_type == "Log"
         name = makers[name].input[0]
-    if name in makers and makers[name].op_type in _ACTIVATIONS:
+    if name in makers and makers[name].op_type in (("Softmax",) if logged else _ACTIVATIONS):
         return makers[name].input[0], _ACTIVATIONS[makers[name].op_type]
     return output, None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from camlucida.errors import ModelError
 from camlucida.onnx.extra import onnx
 from camlucida.onnx.graph import before_activation, leading_to, part_of, reads
+from camlucida.onnx.load import sort_nodes
 from camlucida.targets import Activation
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def route_of(content: bytes, name: str, pictures: str, output: str) -> Route:
         MissingExtraError: onnx is not installed.
     """
     model = onnx.load_model_from_string(content)
+    sort_nodes(model.graph, name)
     makers = {value: node for node in model.graph.node for value in node.output}
     logits, activation = before_activation(makers, output)
     moved = {pictures}

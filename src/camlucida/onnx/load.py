@@ -24,6 +24,11 @@ LARGEST_VALUE = 2**29
 """Elements of one tensor, constant or computed, of a few pictures."""
 
 OLDEST_OPSET = 11
+"""What graphs are rewritten in; files of older ones are converted as they are read."""
+
+OLDEST_READ = 7
+"""ONNX Runtime runs none that is older."""
+
 _MOST_NODES = 10**6
 
 _TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
@@ -37,6 +42,7 @@ class GraphFile:
         name: what messages call it.
         model: the ``ModelProto``, its local functions written out.
         sha256: of the file itself, without external data.
+        original: as it was before its opset was converted; None where it was not.
         folder: where the external data lie that were too large to take in; None where all weights are inside.
     """
 
@@ -44,6 +50,7 @@ class GraphFile:
     model: Any
     sha256: str
     folder: Path | None = None
+    original: Any = None
 
 
 def read(path: Path, name: str | None = None) -> GraphFile:
@@ -78,14 +85,17 @@ def read(path: Path, name: str | None = None) -> GraphFile:
             tensor.raw_data = external_bytes(tensor, path.parent)
             tensor.data_location = onnx.TensorProto.DEFAULT
             del tensor.external_data[:]
+    free_sizes(model)
     sort_nodes(model.graph, name)
+    original, converted = model, _of_a_newer_opset(model, name)
+    model = converted or model
     try:
         onnx.checker.check_model(model if folder is None else str(path))
     except Exception as error:  # its own errors, and those of the C++ library below
         raise ExportError(f"{name}: not a valid ONNX model ({shown(first_line(error))})") from error
     model = _without_functions(model, name)
     _check_values(model, name)
-    return GraphFile(name, model, sha256, folder)
+    return GraphFile(name, model, sha256, folder, None if converted is None else original)
 
 
 def tensors(model: Any) -> Iterator[Any]:
@@ -123,15 +133,52 @@ def _check_header(model: Any, name: str) -> None:
         raise ExportError(f"{name}: not a readable ONNX model (it has no graph)")
     if len(model.graph.node) > _MOST_NODES:
         raise ExportError(f"{name}: has {len(model.graph.node)} nodes; no classifier has more than {_MOST_NODES}")
-    opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
-    newest = onnx.defs.onnx_opset_version()
-    if not OLDEST_OPSET <= opset <= newest:
+    opset, newest = opset_of(model), onnx.defs.onnx_opset_version()
+    if not OLDEST_READ <= opset <= newest:
         raise ExportError(
-            f"{name}: is of opset {opset}, expected {OLDEST_OPSET} to {newest}; "
-            "convert it with onnx.version_converter.convert_version, or export it again"
+            f"{name}: is of opset {opset}, expected {OLDEST_READ} to {newest}; export it again with another"
         )
     if model.graph.sparse_initializer:
         raise ExportError(f"{name}: has sparse weights, which are not read; store them dense")
+
+
+def opset_of(model: Any) -> int:
+    """The version of ONNX's own operations that a model uses; 0 if it does not say."""
+    return next((int(one.version) for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
+
+
+def _of_a_newer_opset(model: Any, name: str) -> Any:
+    """The same model in the oldest opset that is rewritten; None if it is new enough.
+
+    Raises:
+        ExportError: onnx's converter does not know one of its operations.
+    """
+    if opset_of(model) >= OLDEST_OPSET:
+        return None
+    try:
+        converted = onnx.version_converter.convert_version(model, OLDEST_OPSET)
+    except Exception as error:
+        raise ExportError(
+            f"{name}: is of opset {opset_of(model)}, and onnx's converter to {OLDEST_OPSET} does not take it "
+            f"({shown(first_line(error))}); export it again with a newer opset, or explain it by occlusion or rise"
+        ) from error
+    del converted.metadata_props[:]
+    converted.metadata_props.extend(model.metadata_props)
+    return converted
+
+
+def free_sizes(model: Any) -> None:
+    """Sizes of -1 and 0 are how some writers say that a size is free; initializers that are inputs too are none."""
+    graph = model.graph
+    model.ir_version = max(model.ir_version, 4)  # before, initializers had to be inputs
+    stored = {one.name for one in graph.initializer}
+    kept = [one for one in graph.input if one.name not in stored]
+    del graph.input[:]
+    graph.input.extend(kept)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value < 1:
+                dim.ClearField("dim_value")
 
 
 def _check_tensor(tensor: Any, folder: Path, name: str) -> int:

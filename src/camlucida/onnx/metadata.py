@@ -8,11 +8,17 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from camlucida.errors import CamlucidaError, ModelError
+from camlucida.images.picture import shown
 from camlucida.images.preprocess import Preprocess
+from camlucida.onnx.foreign_metadata import ANY, NAME_KEYS, PictureInput, fitted, foreign_preprocess, names_in
 from camlucida.targets import Activation
 
 if TYPE_CHECKING:
     from camlucida.boxes.calibration import Calibration
+
+
+_LONGEST = 2**24
+"""Characters of an entry; no list of names is longer."""
 
 
 @dataclass(frozen=True)
@@ -24,61 +30,69 @@ class Metadata:
         preprocess: how pictures become inputs.
         calibration: how boxes and masks are made of its maps.
         activation: how logits become probabilities.
+        notes: what was passed over, and why, each in a line.
     """
 
     class_names: tuple[str, ...] | None = None
     preprocess: Preprocess | None = None
     calibration: Calibration | None = None
     activation: Activation | None = None
+    notes: tuple[str, ...] = ()
 
 
-def usual_preprocess(size_hw: tuple[int, int]) -> Preprocess:
-    """What is taken where a file says nothing of its preprocessing."""
-    return Preprocess(size_hw, crop_fraction=0.875)
-
-
-def read_metadata(entries: Mapping[str, str], name: str) -> Metadata:
-    """The metadata of a file.
+def read_metadata(entries: Mapping[str, str], classes: int | None = None, takes: PictureInput = ANY) -> Metadata:
+    """The metadata of a file, ours and others'. What cannot be read, or does not fit the graph, is noted: entries of
+    these names may be anybody's.
 
     Args:
         entries: texts by their keys, as the file has them.
-        name: what messages call it.
-
-    Raises:
-        ModelError: an entry is not what it should be.
+        classes: how many logits the graph has, if that is known.
+        takes: what the graph says of its pictures.
 
     Example:
-        >>> read_metadata({"labels": '["cat", "dog"]'}, "pets.onnx").class_names
+        >>> read_metadata({"labels": '["cat", "dog"]'}, 2).class_names
         ('cat', 'dog')
+        >>> read_metadata({"labels": "cat and dog"}, 2).notes
+        ("its metadata 'labels' is no list of 2 names and was passed over",)
     """
-    class_names, preprocess = stored_class_names(entries, name), stored_preprocess(entries, name)
-    activation: Any = entries.get("activation")
+    short = {key: text for key, text in entries.items() if len(text) <= _LONGEST}
+    notes: list[str] = [f"its metadata {shown(key)[:40]!r} is too long to be read" for key in entries.keys() - short]
+    class_names = _class_names(short, classes, notes)
+    preprocess = _own_preprocess(short, notes) or foreign_preprocess(short, takes, notes)
+    if preprocess is not None:
+        preprocess = fitted(preprocess, takes, notes)
+    activation: Any = short.get("activation", "").strip().lower() or None
     if activation not in (None, *get_args(Activation)):
         known = ", ".join(get_args(Activation))
-        raise ModelError(f"{name}: its metadata 'activation' is {activation!r}, not one of {known}")
-    return Metadata(class_names, preprocess, _calibration(entries, name), activation)
+        notes.append(f"its metadata 'activation' is none of {known} and was passed over")
+        activation = None
+    return Metadata(class_names, preprocess, _calibration(short, notes), activation, tuple(notes))
 
 
-def stored_class_names(entries: Mapping[str, str], name: str) -> tuple[str, ...] | None:
-    """The names of the classes alone; see ``read_metadata``."""
-    names = _json(entries, "labels", name)
-    if names is None:
-        return None
-    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
-        raise ModelError(f"{name}: its metadata 'labels' is not a list of names")
-    return tuple(names)
+def _class_names(entries: Mapping[str, str], classes: int | None, notes: list[str]) -> tuple[str, ...] | None:
+    """The first entry under one of the usual keys that names as many classes as there are."""
+    for key in NAME_KEYS:
+        if not entries.get(key, "").strip() or entries[key].strip() == "null":
+            continue
+        names = names_in(entries[key])
+        if names is not None and (classes is None or len(names) in ({classes} if classes > 1 else {1, 2})):
+            return names
+        if key in ("labels", "names"):  # under other keys there may be anything
+            count = f"{classes} " if classes else ""
+            notes.append(f"its metadata {key!r} is no list of {count}names and was passed over")
+    return None
 
 
-def stored_preprocess(entries: Mapping[str, str], name: str) -> Preprocess | None:
-    """The preprocessing alone; see ``read_metadata``."""
-    fields = _json(entries, "preprocess", name)
+def _own_preprocess(entries: Mapping[str, str], notes: list[str]) -> Preprocess | None:
+    fields = _json(entries, "preprocess", notes)
     if fields is None:
         return None
     try:
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
         return Preprocess(**values)
-    except (TypeError, AttributeError) as error:
-        raise ModelError(f"{name}: its metadata 'preprocess' does not describe one ({error})") from error
+    except (TypeError, ValueError, AttributeError, OverflowError, ModelError):
+        notes.append("its metadata 'preprocess' does not say how pictures are prepared and was passed over")
+        return None
 
 
 def write_metadata(model: Any, metadata: Metadata, **others: str) -> None:
@@ -104,22 +118,24 @@ def write_metadata(model: Any, metadata: Metadata, **others: str) -> None:
         model.metadata_props.add(key=key, value=value)
 
 
-def _calibration(entries: Mapping[str, str], name: str) -> Calibration | None:
+def _calibration(entries: Mapping[str, str], notes: list[str]) -> Calibration | None:
     """How boxes and masks are made of its maps, where a training run brought that with it."""
-    fields = _json(entries, "calibration", name)
+    fields = _json(entries, "calibration", notes)
     if fields is None:
         return None
     from camlucida.boxes.calibration import Calibration
 
     try:
         return Calibration.from_dict(fields)
-    except (TypeError, CamlucidaError) as error:
-        raise ModelError(f"{name}: its metadata 'calibration' does not describe one ({error})") from error
+    except (TypeError, ValueError, AttributeError, OverflowError, CamlucidaError):
+        notes.append("its metadata 'calibration' does not say how boxes are made and was passed over")
+        return None
 
 
-def _json(entries: Mapping[str, str], key: str, name: str) -> Any:
-    """An entry's value; None where there is no such entry (or a null)."""
+def _json(entries: Mapping[str, str], key: str, notes: list[str]) -> Any:
+    """An entry's value; None where there is no such entry (or a null), or none that can be read."""
     try:
         return json.loads(entries.get(key, "null"))
-    except json.JSONDecodeError as error:
-        raise ModelError(f"{name}: its metadata {key!r} is not JSON ({error})") from error
+    except (ValueError, RecursionError):
+        notes.append(f"its metadata {key!r} is not JSON and was passed over")
+        return None

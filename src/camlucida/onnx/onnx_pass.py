@@ -17,7 +17,6 @@ from camlucida.onnx.feature_search import Cut, find_cut
 from camlucida.onnx.graph_cut import Route, route_of, showing
 from camlucida.onnx.session import OnnxSession
 from camlucida.pytorch.head import Kind
-from camlucida.targets import Activation
 
 
 class OnnxClassifier:
@@ -64,9 +63,8 @@ class OnnxClassifier:
 
 @dataclass(frozen=True)
 class UnknownHead:
-    """A head of which nothing is known but its values, and what the file applies to its logits."""
+    """A head of which nothing is known but its values."""
 
-    activation: Activation | None
     kind: Kind = "nonlinear"
     pooling: None = None
 
@@ -93,7 +91,8 @@ class OnnxPass:
         self._classifier, self._refuse = classifier, refuse
         self.inputs = inputs
         self.logits = classifier.logits(inputs)
-        self.split = UnknownHead(classifier.route.activation)
+        self.split = UnknownHead()
+        self.activation = classifier.route.activation
 
     @cached_property
     def _cut_run(self) -> tuple[Cut, Tensor, dict[str, NDArray[Any]]]:
@@ -117,11 +116,11 @@ class OnnxPass:
         """The pass of other inputs (N, C, *space)."""
         return OnnxPass(self._classifier, inputs, self._refuse)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, pictures: Tensor | None = None) -> Tensor:
         """Logits (N, K) of other inputs (N, C, *space)."""
         return self._called(self._classifier.logits, inputs)
 
-    def predict(self, inputs: Tensor, most: int = 32) -> Tensor:
+    def predict(self, inputs: Tensor, most: int = 32, pictures: Tensor | None = None) -> Tensor:
         """Logits (N, K) of other inputs (N, C, *space), at most ``most`` at once."""
         return torch.cat([self._classifier.logits(part) for part in torch.split(inputs, most)])
 

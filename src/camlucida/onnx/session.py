@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from camlucida.errors import ModelError, first_line
 from camlucida.onnx.external_data import ADVICE
+from camlucida.onnx.foreign_metadata import PictureInput
 
 _SUFFIX = "ExecutionProvider"
 _SPOKEN = {"directml": "dml", "tensorrt-rtx": "nvtensorrtrtx"}
@@ -23,7 +24,7 @@ _ONE_AT_A_TIME = {"DmlExecutionProvider"}
 _CHANNELS = (1, 3, 4)
 """Of pictures; an axis of such a size holds them, and no rows or columns."""
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
-          "tensor(uint8)": np.uint8}  # fmt: skip
+          "tensor(uint8)": np.uint8, "tensor(int32)": np.int32, "tensor(int64)": np.int64}  # fmt: skip
 
 
 def available() -> tuple[str, ...]:
@@ -121,6 +122,8 @@ def open_session(
         why = "not a readable ONNX model"
         if "xternal" in str(error):
             why = f"keeps weights in another file that is not followed; {ADVICE}"
+        elif "NOT_IMPLEMENTED" in str(error) or "opset" in str(error):
+            why = "has operations that this ONNX Runtime does not run, or not in their opset; export it with another"
         raise ModelError(f"{name}: {why} ({first_line(error)})") from error
     missing = [_short(each) for each in wanted if each not in session.get_providers()]
     if missing:  # ONNX Runtime goes on with the CPU where a provider's own libraries are not found
@@ -146,6 +149,11 @@ class InputLayout:
     channels: int
     channels_last: bool
     space: tuple[int | None, ...]
+
+    def pictures(self, whole_numbers: bool) -> PictureInput:
+        """What it says of its pictures; ``whole_numbers``: whether it takes pixels as such."""
+        height, width = self.space if len(self.space) == 2 else (None, None)
+        return PictureInput(self.channels, height, width, whole_numbers)
 
     @property
     def fixed_hw(self) -> tuple[int, int] | None:
@@ -181,6 +189,7 @@ class OnnxSession:
         name: as given.
         metadata: the file's own.
         input: the pictures' name.
+        shape: theirs, as the file says it.
         outputs: shapes by name; sizes that are not fixed are not whole numbers.
         types: of the outputs, as ONNX Runtime writes them: ``tensor(float)``.
         dtype: what it takes; whole numbers are rounded.
@@ -188,6 +197,7 @@ class OnnxSession:
         channels_last: whether it takes (N, H, W, C), as Keras' graphs do; it is still given (N, C, H, W).
         input_hw: its pictures' height and width, where they are fixed.
         channels: of its pictures; 3 where they are not fixed.
+        takes: what it says of them.
 
     Raises:
         ModelError: not a readable graph, or its input is not one batch of pictures.
@@ -215,11 +225,17 @@ class OnnxSession:
             raise ModelError(f"{name}: expected one input of pictures, got {', '.join(each.name for each in inputs)}")
         if inputs[0].type not in _TYPES:
             raise ModelError(f"{name}: its input is {inputs[0].type}; expected pictures in one of {', '.join(_TYPES)}")
-        self.input = inputs[0].name
+        if len(inputs[0].shape) < 3:
+            raise ModelError(
+                f"{name}: its input {inputs[0].name} says no shape of pictures but {inputs[0].shape}; expected "
+                "(N, C, H, W) or (N, H, W, C): export it again with its shape"
+            )
+        self.input, self.shape = inputs[0].name, tuple(inputs[0].shape)
         self.dtype = _TYPES[inputs[0].type]
         layout = input_layout(inputs[0].shape)
         self.batch, self.channels, self.channels_last = layout.batch, layout.channels, layout.channels_last
         self.input_hw = layout.fixed_hw
+        self.takes = layout.pictures(np.issubdtype(self.dtype, np.integer))
 
     def other(self, content: bytes, beside: Sequence[str] = ()) -> OnnxSession:
         """Another graph, on the same device, with its data in the same folder; see the class."""
@@ -229,7 +245,8 @@ class OnnxSession:
 
     def blank(self) -> NDArray[np.float32]:
         """Black inputs of a shape that the graph takes, at 224 pixels where it takes any; as few as it takes."""
-        return np.zeros((self.batch or 1, self.channels, *(self.input_hw or (224, 224))), np.float32)
+        size_hw = (self.takes.height or 224, self.takes.width or 224)
+        return np.zeros((self.batch or 1, self.channels, *size_hw), np.float32)
 
     def run(
         self, outputs: Sequence[str], batch: NDArray[Any], extra: Mapping[str, NDArray[Any]] | None = None
@@ -245,7 +262,7 @@ class OnnxSession:
             ModelError: the graph failed on this input.
         """
         inputs = np.asarray(batch)
-        if self.dtype is np.uint8:
+        if self.takes.whole_numbers:
             inputs = np.clip(np.rint(inputs), 0, 255)
         inputs = inputs.astype(self.dtype, copy=False)
         if self.batch is None or len(inputs) == self.batch:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -17,6 +18,7 @@ from starlette.types import Receive
 
 from camlucida.explainer import Explainer
 from camlucida.models import Model, open_model
+from camlucida.models.model import with_fields
 from camlucida.serve.concurrency import ClientGoneError, ConcurrencyLimiter, refuse
 from camlucida.serve.explain_request import multipart_boundary
 from camlucida.serve.middleware import SecurityMiddleware
@@ -40,6 +42,8 @@ def create_app(
     settings: ServerSettings | None = None,
     *,
     providers: Sequence[str] | None = None,
+    output: str | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> Starlette:
     """The server as an ASGI application. Its threads start and end with its lifespan.
 
@@ -47,6 +51,8 @@ def create_app(
         model: as for ``open_model``; None is the demonstration model.
         settings: limits; None takes the defaults.
         providers: what runs an ONNX model; see ``open_model``.
+        output: which output of an ONNX model scores the classes.
+        fields: of ``Preprocess``, where the model's own are not to be taken.
 
     Returns:
         The application; ``app.state`` has its ``settings``, ``batcher`` and ``metrics``.
@@ -60,7 +66,7 @@ def create_app(
     """
     settings = settings or ServerSettings()
     metrics = RequestMetrics(lambda: batcher.under_way)
-    batcher = RequestBatcher(Explainer(_opened(model, providers)), settings, metrics.batches.observe)
+    batcher = RequestBatcher(Explainer(_opened(model, providers, output, fields)), settings, metrics.batches.observe)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -108,7 +114,7 @@ def _api_routes(batcher: RequestBatcher, metrics: RequestMetrics, settings: Serv
     models = [
         {"name": model.name, "classes": batcher.classes.all_names(), "input_hw": preprocess.size_hw,
          "grid_hw": batcher.grid_hw, "preprocess": asdict(preprocess), "activation": batcher.activation,
-         "note": model.note}
+         "note": model.picture_note}
     ]  # fmt: skip
     routes = [
         Route("/v1/explain", explain, methods=["POST"]),
@@ -133,10 +139,17 @@ def _page_routes() -> list[Route]:
     ]  # fmt: skip
 
 
-def _opened(model: Model | str | Path | None, providers: Sequence[str] | None) -> Model:
+def _opened(
+    model: Model | str | Path | None,
+    providers: Sequence[str] | None,
+    output: str | None,
+    fields: Mapping[str, Any] | None,
+) -> Model:
     """The model; an ONNX file has one thread a batch, for batches side by side cost less than threads inside one."""
     name = "demo" if model is None else str(model) if isinstance(model, str | Path) else ""
-    return open_model(model, providers=providers, threads=1 if name == "demo" or name.endswith(".onnx") else None)
+    threads = 1 if name == "demo" or name.endswith(".onnx") else None
+    opened = open_model(model, providers=providers, threads=threads, output=output)
+    return with_fields(opened, fields) if fields else opened
 
 
 async def _answered(batcher: RequestBatcher, body: bytes, boundary: str, receive: Receive, timeout: float) -> Response:

@@ -239,7 +239,7 @@ class RequestBatcher:
         if not (np.isfinite(maps.maps[i, columns]).all() and np.isfinite(maps.logits[i]).all()):
             raise ProblemError(500, "the model's map of this picture is not finite; look for an overflow in the model")
         model, ids = self.explainer.model, maps.targets.ids[i, columns]
-        note = "; ".join(filter(None, (model.note, prepared.note)))
+        note = "; ".join(filter(None, (model.picture_note, prepared.note)))
         explanation = Explanation(
             maps.logits[i][None], ids[None], maps.scores[i, columns][None], maps.maps[i, columns][None],
             maps.bias[i, columns][None], residual[i, columns][None], (tuple(self._names[k] for k in ids),),
