@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -61,26 +60,24 @@ def read_wsol(place: str, errors: ErrorCollector) -> Dataset:
 
 def _rows(folder: Path, errors: ErrorCollector) -> defaultdict[str, MetadataRows]:
     said: defaultdict[str, MetadataRows] = defaultdict(MetadataRows)
-    for where, line, name, fields in _fields(folder / "class_labels.txt"):
+    for where, line in read_lines(folder / "class_labels.txt"):
+        name, *fields = line.split(",")
         if len(fields) != 1 or said[name].label:
             errors(f"{where}: {quoted(line)}, expected ID,NUMBER, once for an id")
         said[name].label += fields
-    if (folder / "image_sizes.txt").is_file():
-        for where, line, name, fields in _fields(folder / "image_sizes.txt"):
-            if len(fields) != 2 or said[name].size:
-                errors(f"{where}: {quoted(line)}, expected ID,WIDTH,HEIGHT, once for an id")
-            said[name].size += fields
-    if (folder / "localization.txt").is_file():
-        for _, _, name, fields in _fields(folder / "localization.txt"):
-            said[name].rows.append(fields)
+    for where, line in _lines_if_there(folder / "image_sizes.txt"):
+        name, *fields = line.split(",")
+        if len(fields) != 2 or said[name].size:
+            errors(f"{where}: {quoted(line)}, expected ID,WIDTH,HEIGHT, once for an id")
+        said[name].size += fields
+    for _, line in _lines_if_there(folder / "localization.txt"):
+        name, *fields = line.split(",")
+        said[name].rows.append(fields)
     return said
 
 
-def _fields(file: Path) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Each line's place, text, id and the fields after it."""
-    for where, line in read_lines(file):
-        name, *fields = line.split(",")
-        yield where, line, name, fields
+def _lines_if_there(file: Path) -> list[tuple[str, str]]:
+    return read_lines(file) if file.is_file() else []
 
 
 def _classes(said: dict[str, defaultdict[str, MetadataRows]]) -> tuple[str, ...]:

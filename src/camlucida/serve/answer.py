@@ -20,12 +20,7 @@ GREY_ZERO, GREY_STEPS = 128, 127
 
 
 def answer_json(explanation: Explanation, request: ExplainRequest) -> bytes:
-    """The JSON of one answer (see ``openapi.json`` for its fields).
-
-    Args:
-        explanation: of one picture, for the classes that the request asks for.
-        request: which boxes and which encoding of the maps.
-    """
+    """The JSON of one picture's explanation for the classes that were asked for; ``openapi.json`` has its fields."""
     view, origin = explanation.views[0], explanation.origin
     boxes = largest_boxes(explanation.maps[0], view, request.threshold)
     probabilities = explanation.probabilities

@@ -138,12 +138,7 @@ def multipart_boundary(headers: Mapping[str, str]) -> str:
 
 
 def parse_request(body: bytes, boundary: str, known: KnownClasses) -> ExplainRequest:
-    """A body as an `ExplainRequest`.
-
-    Args:
-        body: all of it.
-        boundary: of a multipart body; empty for JSON.
-        known: the model's classes.
+    """A whole body, JSON where the boundary is empty, as an `ExplainRequest`.
 
     Raises:
         ProblemError: 400, it cannot be read; 422, a field is missing, unknown or out of range.

@@ -12,11 +12,7 @@ from camlucida.serve.problems import MEDIA_TYPE
 
 
 def openapi_document(known: KnownClasses, *, secured: bool) -> dict[str, Any]:
-    """The whole OpenAPI document.
-
-    Args:
-        known: the model's classes.
-        secured: whether requests must carry a token.
+    """The whole OpenAPI document, for a model's classes, ``secured`` where requests must carry a token.
 
     Example:
         >>> openapi_document(KnownClasses(2, ("cat", "dog")), secured=False)["components"]["schemas"]["ClassName"]
