@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camlucida.errors import TrainingError
-from camlucida.training.heads import HEADS, Criterion, Head, make_head
+from camlucida.training.heads import HEADS, Criterion, Head, find_head, make_head
 from camlucida.training.heads.pooling import FullyConnected
 
 B, C, K, H, W = 2, 5, 3, 4, 6
@@ -195,4 +195,4 @@ def test_soft_cross_entropy_and_binary_cross_entropy() -> None:
 
 def test_every_head_named_is_there() -> None:
     for name in HEADS:
-        assert issubclass(__import__("camlucida.training.heads", fromlist=["find_head"]).find_head(name)[0], Head)
+        assert issubclass(find_head(name)[0], Head)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from camlucida.errors import TrainingError
 
@@ -17,6 +16,8 @@ Augment = Literal["none", "flips", "dihedral", "affine", "crops"]
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
 Optimizer = Literal["sgd", "adamw"]
 Keep = Literal["last", "best"]
+
+Kind = TypeVar("Kind")
 
 STRIDES = (2, 4, 8, 16, 32)
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -190,10 +191,10 @@ def check_whole_numbers(settings: object, least: Mapping[str, int], where: str =
 
 
 def find_registered(
-    what: str, registry: Mapping[str, str], spec: str, positional: int = 0
-) -> tuple[Any, dict[str, float]]:
-    """The class and the options that ``name:option=number,…`` means in a registry of ``module:class``, which holds
-    ``what``; the first ``positional`` parameters of the class are no options.
+    what: str, registry: Mapping[str, type[Kind]], spec: str, positional: int = 0
+) -> tuple[type[Kind], dict[str, float]]:
+    """The class and the options that ``name:option=number,…`` means in a registry, which holds ``what``; the first
+    ``positional`` parameters of the class are no options.
 
     Raises:
         TrainingError: there is no such name, the class has no such option, or an option is no ``name=number``.
@@ -210,8 +211,7 @@ def find_registered(
             raise TrainingError(f"{spec}: expected name:option=number,…, got {part!r}")
     if name not in registry:
         raise TrainingError(f"{what}: there is no {name!r}; expected one of {', '.join(registry)}")
-    module, _, attribute = registry[name].partition(":")
-    kind = getattr(importlib.import_module(module), attribute)
+    kind = registry[name]
     known = list(inspect.signature(kind).parameters)[positional:]
     for option in options:
         if option not in known:

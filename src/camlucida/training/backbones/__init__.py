@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 
 from camlucida.errors import TrainingError
 from camlucida.training.backbones.backbone import Backbone
+from camlucida.training.backbones.cut_classifiers import cut_file, cut_timm, cut_torchvision
+from camlucida.training.backbones.own_networks import own_network
 from camlucida.training.config import TrainConfig
 
 __all__ = ["BACKBONES", "Backbone", "make_backbone"]
 
-BACKBONES: dict[str, str] = {
-    "small": "camlucida.training.backbones.own_networks:own_network",
-    "residual": "camlucida.training.backbones.own_networks:own_network",
-    "timm": "camlucida.training.backbones.cut_classifiers:cut_timm",
-    "torchvision": "camlucida.training.backbones.cut_classifiers:cut_torchvision",
-    "FILE.py": "camlucida.training.backbones.cut_classifiers:cut_file",
-}
-"""What stands before the colon -> ``module:function``, from a configuration to the backbone that it names. Transformers
-that give their attention belong to a head (see ``heads.tscam``)."""
+BACKBONES: dict[str, Callable[[TrainConfig], Backbone]] = {
+    "small": own_network, "residual": own_network, "timm": cut_timm, "torchvision": cut_torchvision,
+    "FILE.py": cut_file,
+}  # fmt: skip
+"""What stands before the colon -> from a configuration to the backbone that it names. Transformers that give their
+attention belong to a head (see ``heads.tscam``)."""
 
 
 def make_backbone(config: TrainConfig) -> Backbone:
@@ -29,12 +28,10 @@ def make_backbone(config: TrainConfig) -> Backbone:
         MissingExtraError: it needs an optional dependency.
     """
     kind = config.backbone.partition(":")[0]
-    place = BACKBONES.get("FILE.py" if kind.endswith(".py") else kind)
-    if place is None:
+    make = BACKBONES.get("FILE.py" if kind.endswith(".py") else kind)
+    if make is None:
         raise TrainingError(
             f"backbone: expected small, small:32-64-128, residual, timm:NAME, torchvision:NAME or FILE.py:FUNCTION, "
             f"got {config.backbone!r}"
         )
-    module, _, function = place.partition(":")
-    backbone: Backbone = getattr(importlib.import_module(module), function)(config)
-    return backbone
+    return make(config)

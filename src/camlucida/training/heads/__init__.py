@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from camlucida.training.config import find_registered
+from camlucida.training.heads.acol import ACoL
 from camlucida.training.heads.base_head import Criterion, Head
+from camlucida.training.heads.pooling import GAP, GMP, LSE, FullyConnected, GeM, SumPooling
+from camlucida.training.heads.spg import SPG
+from camlucida.training.heads.tscam import TSCAM
 
 __all__ = ["HEADS", "Criterion", "Head", "find_head", "make_head"]
 
-HEADS: dict[str, str] = {
-    "gap": "camlucida.training.heads.pooling:GAP",
-    "gmp": "camlucida.training.heads.pooling:GMP",
-    "lse": "camlucida.training.heads.pooling:LSE",
-    "gem": "camlucida.training.heads.pooling:GeM",
-    "sum": "camlucida.training.heads.pooling:SumPooling",
-    "fc": "camlucida.training.heads.pooling:FullyConnected",
-    "acol": "camlucida.training.heads.acol:ACoL",
-    "spg": "camlucida.training.heads.spg:SPG",
-    "tscam": "camlucida.training.heads.tscam:TSCAM",
-}
-"""Name -> ``module:class``."""
+HEADS: dict[str, type[Head]] = {
+    "gap": GAP, "gmp": GMP, "lse": LSE, "gem": GeM, "sum": SumPooling, "fc": FullyConnected, "acol": ACoL, "spg": SPG,
+    "tscam": TSCAM,
+}  # fmt: skip
 
 
 def find_head(spec: str) -> tuple[type[Head], dict[str, float]]:

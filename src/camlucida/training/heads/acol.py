@@ -45,14 +45,8 @@ def erased(features: Tensor, attention: Tensor, threshold: float = THRESHOLD) ->
 class ACoL(Head):
     """Two classifiers of two 3×3 convolutions and a 1×1 convolution each, averaged over the grid.
 
-    The second sees features without the cells where the first's map of the target class is high. No gradient runs
-    through the erasing. Logits are the first's.
-
-    Args:
-        channels: of the features.
-        classes: K.
-        grid_hw: cells, not needed.
-        threshold: the share of the first map's range from which on a cell is erased.
+    The second sees features without the cells where the first's map of the target class is high: from this share of
+    that map's range on. No gradient runs through the erasing. Logits are the first's.
     """
 
     def __init__(self, channels: int, classes: int, grid_hw: tuple[int, int], threshold: float = THRESHOLD) -> None:
@@ -67,12 +61,8 @@ class ACoL(Head):
         return _pooled(self.first(features))
 
     def maps(self, features: Tensor) -> Tensor:
-        """The paper's fused maps: each class's larger of the two classifiers' maps, both scaled to [0, 1].
-
-        The second's map of a class is of features without that class's own region, so that it is run once a class.
-
-        Returns:
-            (B, K, h, w) in [0, 1]: no parts of the logits.
+        """The paper's fused maps: each class's larger of the two classifiers' maps, (B, K, h, w) in [0, 1]: no parts of
+        the logits. The second's is of features without that class's own region, so that it is run once a class.
         """
         first = minmax(self.first(features))
         second = [

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from camlucida.training.backbones.backbone import Backbone
-    from camlucida.training.config import TrainConfig
-
+from camlucida.training.backbones import Backbone
+from camlucida.training.config import TrainConfig
 
 Stages = Sequence[Tensor]
 """The outputs of a backbone's stages, from shallow to deep, each (B, C, h, w)."""

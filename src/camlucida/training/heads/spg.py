@@ -6,18 +6,16 @@ Zhang et al., "Self-produced Guidance for Weakly-supervised Object Localization"
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from camlucida.errors import TrainingError
+from camlucida.training.backbones import Backbone
 from camlucida.training.heads.acol import minmax, of_targets
 from camlucida.training.heads.base_head import Criterion, Head, Stages
-
-if TYPE_CHECKING:
-    from camlucida.training.backbones.backbone import Backbone
 
 FEW = 30 / 224**2
 """With less than this share of the cells above the high threshold, the object is what exceeds ``RESCUE`` · maximum."""
@@ -27,12 +25,8 @@ _MOST_SHARED, _MOST_LAST = 1024, 512  # units of the paper's branches B and C
 
 
 def seeds(attention: Tensor, high: float, low: float) -> tuple[Tensor, Tensor]:
-    """What a map is sure of: object above the high threshold, background below the low one, the rest left open.
-
-    Args:
-        attention: (B, 1, h, w) in [0, 1].
-        high: object is above it; where almost no cell is (``FEW``), above 0.7 of the map's maximum.
-        low: background is below it.
+    """What a map (B, 1, h, w) in [0, 1] is sure of: object above the high threshold (where almost no cell is, ``FEW``:
+    above 0.7 of the map's maximum), background below the low one, the rest left open.
 
     Returns:
         object (bool) and sure (bool), each (B, 1, h, w); background is sure but no object.
@@ -48,16 +42,9 @@ def seeds(attention: Tensor, high: float, low: float) -> tuple[Tensor, Tensor]:
 
 
 def guidance(logits: Tensor, attention: Tensor, high: float, low: float) -> Tensor:
-    """Binary cross entropy of object against background, averaged over the sure cells of the batch.
-
-    Args:
-        logits: (B, 1, h, w), of being object.
-        attention: (B, 1, h, w) in [0, 1], the teacher; no gradient runs through it.
-        high: see ``seeds``.
-        low: see ``seeds``.
-
-    Returns:
-        A scalar; 0 if no cell is sure.
+    """Binary cross entropy of object against background, averaged over the batch's cells that the teacher is sure of
+    (see ``seeds``), a scalar; 0 if there is none. Logits and attention are (B, 1, h, w), the latter in [0, 1]; no
+    gradient runs through it.
     """
     with torch.no_grad():
         thing, sure = seeds(attention, high, low)
@@ -72,16 +59,8 @@ class SPG(Head):
     C on the features that the classifier reads. B1 and B2 share their last layers. All is compared on the finest of the
     three grids. The branches are for training alone: maps and logits are the classifier's, and exact.
 
-    Args:
-        channels: of the features.
-        classes: K.
-        grid_hw: cells, not needed.
-        high: object is above this share of the map's range (B2's teacher).
-        low: background is below it.
-        high1: the same for B1's teacher.
-        low1: the same for B1's teacher.
-        high2: the same for C's teacher.
-        low2: the same for C's teacher.
+    Of B2's teacher, object is above ``high`` and background below ``low``, shares of the map's range; of B1's and C's,
+    the options with a number behind them.
     """
 
     reads_stages: ClassVar[bool] = True

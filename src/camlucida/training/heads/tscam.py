@@ -5,16 +5,14 @@ Gao et al., "TS-CAM: Token Semantic Coupled Attention Map for Weakly Supervised 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from camlucida.errors import TrainingError
+from camlucida.training.backbones.transformers import TokenBackbone, token_backbone
+from camlucida.training.config import TrainConfig
 from camlucida.training.heads.base_head import Criterion, Head, Stages
-
-if TYPE_CHECKING:
-    from camlucida.training.backbones.backbone import Backbone
-    from camlucida.training.config import TrainConfig
 
 
 class TSCAM(Head):
@@ -22,13 +20,8 @@ class TSCAM(Head):
 
     The paper's loss is of these logits alone: its transformers come with a class token that has learned to classify.
     From scratch nothing would tell the class token where to look (nothing reads it after the last layer), so that it
-    gets a linear layer and a loss of its own while training.
-
-    Args:
-        channels: of the features: the tokens', and the attention's one behind them (see ``TokenBackbone``).
-        classes: K.
-        grid_hw: cells, not needed.
-        token: the weight of the class token's own loss; 0 is the paper's, for pretrained transformers.
+    gets a linear layer and a loss of its own while training, of the weight ``token``; 0 is the paper's, for pretrained
+    transformers. Of the features' channels, the last is the attention (see ``TokenBackbone``).
     """
 
     reads_stages: ClassVar[bool] = True
@@ -44,12 +37,10 @@ class TSCAM(Head):
         nn.init.zeros_(self.semantic.bias) if self.semantic.bias is not None else None
 
     @staticmethod
-    def own_backbone(config: TrainConfig) -> Backbone:
+    def own_backbone(config: TrainConfig) -> TokenBackbone:
         """A vision transformer that gives its attention."""
         if config.units:
             raise TrainingError(f"units: tscam reads the tokens as they are; take units=0, not {config.units}")
-        from camlucida.training.backbones.transformers import token_backbone
-
         return token_backbone(config)
 
     def logits(self, features: Tensor) -> Tensor:

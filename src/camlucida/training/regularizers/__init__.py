@@ -6,23 +6,18 @@ from collections.abc import Sequence
 
 from camlucida.errors import TrainingError
 from camlucida.training.config import find_registered
+from camlucida.training.regularizers.adl import ADL
+from camlucida.training.regularizers.cutmix import CutMix
+from camlucida.training.regularizers.has import HaS
 from camlucida.training.regularizers.regularizer import Regularizer
 
 __all__ = ["REGULARIZERS", "Regularizer", "make_regularizers"]
 
-REGULARIZERS: dict[str, str] = {
-    "has": "camlucida.training.regularizers.has:HaS",
-    "adl": "camlucida.training.regularizers.adl:ADL",
-    "cutmix": "camlucida.training.regularizers.cutmix:CutMix",
-}
-"""Name -> ``module:class``."""
+REGULARIZERS: dict[str, type[Regularizer]] = {"has": HaS, "adl": ADL, "cutmix": CutMix}
 
 
 def make_regularizers(specs: Sequence[str]) -> tuple[Regularizer, ...]:
-    """Build the regularizers that names with options mean, in the order in which they are to be applied.
-
-    Args:
-        specs: each ``name`` or ``name:option=number,…``.
+    """Build the regularizers that ``name`` or ``name:option=number,…`` mean, in the order in which they are applied.
 
     Raises:
         TrainingError: there is no such regularizer or option, it is named twice, or it refuses a value.

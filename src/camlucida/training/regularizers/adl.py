@@ -19,14 +19,8 @@ def attention(features: Tensor) -> Tensor:
 
 
 def kept(attention: Tensor, threshold: float) -> Tensor:
-    """The drop mask: False where attention reaches a share of its maximum.
-
-    Args:
-        attention: (B, 1, h, w).
-        threshold: the paper's gamma, a share of each picture's maximum.
-
-    Returns:
-        bool (B, 1, h, w).
+    """The drop mask, bool: False where attention (B, 1, h, w) reaches a share of each picture's maximum, the paper's
+    gamma.
 
     >>> import torch
     >>> kept(torch.tensor([[[[0.5, 0.9, 1.0]]]]), 0.9).tolist()

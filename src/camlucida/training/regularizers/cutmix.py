@@ -16,15 +16,8 @@ from camlucida.training.regularizers.regularizer import Regularizer
 def rectangle(size_hw: tuple[int, int], share: float, generator: np.random.Generator) -> tuple[int, int, int, int]:
     """A random rectangle of the picture's shape that covers a share of it (Yun et al., ICCV 2019, section 3.1).
 
-    Its centre is uniform over the picture, and what sticks out is cut off, so that it may cover less.
-
-    Args:
-        size_hw: of the picture, pixels.
-        share: of the area, in [0, 1].
-        generator: draws the centre: its row, then its column.
-
-    Returns:
-        Half-open xyxy pixels.
+    It is half-open xyxy pixels. Its centre is uniform over the picture (the row is drawn first), and what sticks out is
+    cut off, so that it may cover less.
 
     >>> rectangle((8, 16), 0.25, np.random.default_rng(1))
     (4, 1, 12, 5)
@@ -56,15 +49,8 @@ class CutMix(Regularizer):
             raise TrainingError(f"cutmix: rate is a probability in [0, 1], got {self.rate:g}")
 
     def batch(self, images: Tensor, targets: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Mix each picture with another of its batch: one rectangle and one order for the whole batch.
-
-        Args:
-            images: float (B, C, H, W).
-            targets: float (B, K), one-hot, multi-hot or already soft.
-            generator: the batch's own.
-
-        Returns:
-            New images; new targets, mixed by the rectangle's true share of the area.
+        """Mix each picture with another of its batch, by one rectangle and one order for the whole batch, and their
+        targets (one-hot, multi-hot or already soft) by the rectangle's true share of the area.
         """
         if generator.random() >= self.rate:
             return images, targets

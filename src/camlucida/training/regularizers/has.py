@@ -19,16 +19,10 @@ pixels in pictures of 224, and none."""
 
 
 def hidden(size_hw: tuple[int, int], parts: int, rate: float, generator: np.random.Generator) -> NDArray[np.bool_]:
-    """Which pixels of one picture are hidden.
+    """Which pixels of a picture are hidden, bool H×W: each of its square patches for itself, with probability ``rate``.
 
-    Args:
-        size_hw: of the picture, pixels.
-        parts: how many square patches fit along the shorter side; 0 hides nothing.
-        rate: the probability in [0, 1] that a patch is hidden, each patch for itself.
-        generator: draws one number a patch, in reading order.
-
-    Returns:
-        bool H×W. Patches begin at the upper left corner; those at the right and lower edges may be cut off.
+    ``parts`` patches fit along the shorter side; 0 hides nothing. They begin at the upper left corner; those at the
+    right and lower edges may be cut off. One number a patch is drawn, in reading order.
 
     >>> hidden((4, 4), 2, 0.5, np.random.default_rng(0)).astype(int)
     array([[0, 0, 1, 1],
@@ -67,16 +61,7 @@ class HaS(Regularizer):
             raise TrainingError(f"has: parts counts patches along a side, 0 or more, got {self.parts:g}")
 
     def batch(self, images: Tensor, targets: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Hide patches of each picture.
-
-        Args:
-            images: float (B, C, H, W), however normalized.
-            targets: (B, K), returned as they are.
-            generator: the batch's own.
-
-        Returns:
-            New images and the targets.
-        """
+        """Hide patches of each picture; images may be normalized in any way, targets are returned as they are."""
         size_hw = (images.shape[-2], images.shape[-1])
         masks = []
         for _ in range(len(images)):

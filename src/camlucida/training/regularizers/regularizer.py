@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from camlucida.training.backbones.backbone import Backbone
+from camlucida.training.backbones import Backbone
 
 
 class Regularizer:
