@@ -23,17 +23,11 @@ from camlucida.errors import ModelError, TrainingError
 from camlucida.images.picture import Picture, shown
 from camlucida.images.preprocess import Preprocess
 from camlucida.pytorch.state import evaluating
+from camlucida.training import saved_files
 from camlucida.training.backbones import Backbone
 from camlucida.training.box_regression import decoded
 from camlucida.training.config import TrainConfig, check_whole_numbers
 from camlucida.training.network import make_network
-from camlucida.training.saved_files import (
-    preprocess_of,
-    read_record_file,
-    reading_weights,
-    write_record_file,
-    write_weights_file,
-)
 
 RECORD, WEIGHTS = "localizer.json", "localizer.safetensors"
 
@@ -78,7 +72,7 @@ class LocalizerNetwork(nn.Module):
         self.answer = nn.Conv2d(units, 5, 1)
         nn.init.kaiming_normal_(self.hidden.weight, nonlinearity="relu")
         nn.init.normal_(self.answer.weight, std=0.01)
-        nn.init.constant_(self.answer.bias, 0.0) if self.answer.bias is not None else None
+        nn.init.zeros_(self.answer.bias) if self.answer.bias is not None else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W), normalized, to boxes (B, 4) in shares of the input and weights of cells (B, h, w)."""
@@ -88,14 +82,9 @@ class LocalizerNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class LocalizerRecord:
-    """What ``localizer.json`` says.
-
-    Attributes:
-        classifier: its configuration, which makes the backbone.
-        preprocess: how pictures become inputs.
-        config: how it was trained.
-        source: what the pseudo-boxes came from: digests and settings, as plain values.
-        state: "complete", or "training".
+    """What ``localizer.json`` says: the configuration of the classifier, which makes the backbone; how pictures become
+    inputs; how it was trained; what the pseudo-boxes came from, digests and settings as plain values; and the state of
+    its training, "training" or "complete".
     """
 
     classifier: TrainConfig
@@ -170,12 +159,12 @@ def make_localizer(config: TrainConfig, classes: int, seed: int) -> LocalizerNet
 
 def write_localizer(folder: Path, network: LocalizerNetwork, record: LocalizerRecord) -> None:
     """Write weights, then the record; each whole."""
-    write_weights_file(folder / WEIGHTS, network.state_dict())
+    saved_files.write_weights_file(folder / WEIGHTS, network.state_dict())
     values = {
         "trunk": record.classifier.as_json(), "preprocess": asdict(record.preprocess), "config": asdict(record.config),
         "taught": record.source, "state": record.state,
     }  # fmt: skip
-    write_record_file(folder / RECORD, values)
+    saved_files.write_record_file(folder / RECORD, values)
 
 
 def open_localizer(folder: str | Path) -> Localizer:
@@ -190,7 +179,7 @@ def open_localizer(folder: str | Path) -> Localizer:
     record = read_localizer(folder)
     if record.state != "complete":
         raise ModelError(f"{shown(folder)}: its training is not finished; the same command goes on")
-    with reading_weights(folder / WEIGHTS) as weights:
+    with saved_files.reading_weights(folder / WEIGHTS) as weights:
         network = make_localizer(record.classifier, 1, record.config.seed)
         network.load_state_dict(weights)
     return Localizer(network.eval(), record)
@@ -198,11 +187,11 @@ def open_localizer(folder: str | Path) -> Localizer:
 
 def read_localizer(folder: Path) -> LocalizerRecord:
     """What ``localizer.json`` says; raises ModelError if it is not there or damaged."""
-    return read_record_file(folder / RECORD, "a localizer", _record_of)
+    return saved_files.read_record_file(folder / RECORD, "a localizer", _record_of)
 
 
 def _record_of(values: dict[str, Any]) -> LocalizerRecord:
-    preprocess, classifier = preprocess_of(values["preprocess"]), TrainConfig.from_json(values["trunk"])
+    preprocess, classifier = saved_files.preprocess_of(values["preprocess"]), TrainConfig.from_json(values["trunk"])
     known = {field.name for field in fields(LocalizerConfig)}
     config = LocalizerConfig(**{name: value for name, value in values["config"].items() if name in known})
     return LocalizerRecord(classifier, preprocess, config, dict(values["taught"]), str(values["state"]))

@@ -22,12 +22,10 @@ def centres(grid_hw: tuple[int, int], like: Tensor) -> Tensor:
 
 
 def decoded(scores: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
-    """One box a picture: the mean of the cells' boxes, weighted by the softmax of their scores.
+    """One box a picture: the mean of the cells' boxes, weighted by the softmax of their scores (B, h, w).
 
-    Args:
-        scores: (B, h, w), any real numbers.
-        distances: (B, 4, h, w), at least 0: from each cell's centre to the left, upper, right and lower side, in shares
-            of the picture's width and height.
+    Distances (B, 4, h, w), at least 0, are from each cell's centre to the left, upper, right and lower side, in shares
+    of the picture's width and height.
 
     Returns:
         boxes (B, 4) and the weights (B, h, w), which sum to 1.
@@ -58,18 +56,11 @@ def overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def box_loss(boxes: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
-    """1 − GIoU plus the sum of the sides' distances, averaged with weights.
+    """1 − GIoU plus the sum of the sides' distances, averaged with weights (B,), at least 0: how far each wanted box is
+    trusted. A scalar; 0 if all weights are 0.
 
     The distance of a side is taken as it is, not squared, so that the answer is the median of noisy pseudo-boxes rather
     than their mean, and a few boxes far off do not draw it to themselves.
-
-    Args:
-        boxes: (B, 4).
-        wanted: (B, 4).
-        weights: (B,), at least 0: how far each wanted box is trusted.
-
-    Returns:
-        A scalar; 0 if all weights are 0.
     """
     _, generalized = overlap(boxes, wanted)
     losses = 1 - generalized + (boxes - wanted).abs().sum(1)

@@ -170,22 +170,16 @@ class ClassifierTraining(ResumableTraining):
             {"params": [p for p in learning if p.ndim > 1], "weight_decay": config.weight_decay},
             {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer: torch.optim.Optimizer
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=config.peak_lr)
         if config.optimizer == "sgd":
-            optimizer = torch.optim.SGD(
-                groups, lr=config.peak_lr, momentum=config.momentum, nesterov=config.momentum > 0
-            )
-        else:
-            optimizer = torch.optim.AdamW(groups, lr=config.peak_lr)
+            optimizer = torch.optim.SGD(groups, config.peak_lr, config.momentum, nesterov=config.momentum > 0)
         return self.scheduled(optimizer, lambda progress: one_cycle(progress, config.warmup))
 
 
 def one_cycle(progress: float, warmup: float) -> float:
     """The learning rate as a share of its peak: from 1/25 up over the warmup, then down to 1/10000, on half cosines.
 
-    Args:
-        progress: the share of the run that is done, in [0, 1].
-        warmup: the share of the run after which the peak is reached, in [0, 1).
+    Progress is the share of the run that is done, in [0, 1]; warmup that after which the peak is reached, in [0, 1).
 
     >>> [round(one_cycle(progress, 0.2), 4) for progress in (0, 0.1, 0.2, 0.6, 1)]
     [0.04, 0.52, 1.0, 0.5001, 0.0001]

@@ -16,10 +16,8 @@ from camlucida.training.heads import Criterion, Head, find_head, make_head
 class Network(nn.Module):
     """A classifier with maps (the surgery of Zhou et al., CVPR 2016, section 3.1). Made by ``make_network``.
 
-    Attributes:
-        backbone: images (B, 3, H, W) -> features (B, C, h, w).
-        added: a 3×3 convolution and ReLU, or nothing.
-        head: features -> logits, maps and loss.
+    The backbone makes features of images, the head logits, maps and a loss of features; between them may be an added
+    3×3 convolution with ReLU.
     """
 
     def __init__(self, backbone: Backbone, added: nn.Module, head: Head) -> None:
@@ -70,11 +68,7 @@ class Network(nn.Module):
 
 
 def make_network(config: TrainConfig, classes: int) -> Network:
-    """Build the network of a configuration; what is random in it is drawn from ``config.seed``.
-
-    Args:
-        config: backbone, head, size, stride, units and pretrained are read.
-        classes: how many logits.
+    """Build the network of a configuration, for so many classes; what is random in it is drawn from ``config.seed``.
 
     Raises:
         TrainingError: the backbone or the head cannot be made so.

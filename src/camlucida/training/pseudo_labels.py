@@ -38,12 +38,8 @@ def symmetric_maps(network: Network, images: Tensor, augment: Augment) -> tuple[
     """Logits and maps, averaged over the symmetries that the network was trained to ignore.
 
     Each mirrored or turned input gives a map, which is turned back. Strides make a network see a picture and its mirror
-    image a little differently; the mean has the symmetry exactly and less noise.
-
-    Args:
-        network: in any mode; evaluated here.
-        images: (B, 3, S, S), normalized.
-        augment: what it was trained with: "flips" and "crops" have two symmetries, "dihedral" and "affine" eight.
+    image a little differently; the mean has the symmetry exactly and less noise. Images are (B, 3, S, S), normalized;
+    networks trained with "flips" and "crops" have two symmetries, with "dihedral" and "affine" eight.
 
     Returns:
         logits (B, K) and maps (B, K, h, w), detached; what adds up to logits still does.
@@ -79,16 +75,10 @@ class PseudoLabels:
 def make_pseudo_labels(
     network: Network, run: Run, examples: Sequence[Example], calibration: Calibration, without: Sequence[str] = ()
 ) -> PseudoLabels:
-    """Pseudo-boxes of pictures whose labels are known, from the map of each picture's label.
+    """Pseudo-boxes of training pictures, from the map of each picture's label by a trained run's network.
 
-    A picture with several labels gives the box of the one that the classifier is surest of.
-
-    Args:
-        network: of a trained run.
-        run: its record.
-        examples: training pictures with labels.
-        calibration: how a map becomes a box.
-        without: names of classes that show no object ("none", "background"); their pictures are left out.
+    A picture with several labels gives the box of the one that the classifier is surest of. Pictures of classes
+    ``without`` an object ("none", "background") are left out.
 
     Raises:
         TrainingError: there is no class of such a name, or no picture gave a box.

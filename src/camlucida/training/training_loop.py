@@ -93,15 +93,7 @@ def run_training(
     tensorboard: bool = False,
     progress: bool = False,
 ) -> bool:
-    """Train to the last epoch, from the checkpoint on if there is one.
-
-    Args:
-        training: what is trained.
-        config: devices, precision and checkpoint_steps are read.
-        checkpoint: the file that a killed training goes on from.
-        accelerator: Lightning's name.
-        tensorboard: also log into ``logs/``.
-        progress: show a progress bar.
+    """Train to the last epoch, from the checkpoint on if there is one, on ``config``'s devices and in its precision.
 
     Returns:
         Whether this is the process that writes results.

@@ -13,14 +13,7 @@ class OwnNetwork(Backbone):
     """The project's own networks for small pictures: a stage a width, two 3×3 convolutions each, normalized.
 
     Stages halve the grid from the first one on, until the stride is reached; later ones keep it, so that the work is
-    done on few cells.
-
-    Args:
-        widths: channels of the stages.
-        stride: pixels between the last features' cells.
-        size: pixels of the pictures.
-        residual: each stage is two blocks of two convolutions beside a shortcut that averages before it projects
-            (ResNet-D), behind a first stage without; else plain.
+    done on few cells. If residual, each stage behind the first is two blocks beside shortcuts (see ``Residual``).
     """
 
     def __init__(self, widths: tuple[int, ...], stride: int, size: int, residual: bool) -> None:

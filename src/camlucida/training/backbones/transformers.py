@@ -62,13 +62,6 @@ class TokenBackbone(Backbone):
 class OwnTransformer(TokenBackbone):
     """A small vision transformer for small pictures: a stem of strided convolutions in place of patches of raw pixels
     (Xiao et al., "Early Convolutions Help Transformers See Better", NeurIPS 2021), layers with normalization first.
-
-    Args:
-        width: of the tokens.
-        layers: how many.
-        heads: of the attention, a divisor of the width.
-        stride: pixels between tokens.
-        size: pixels of the pictures.
     """
 
     prefix = 1
@@ -127,14 +120,7 @@ class _Layer(nn.Module):
 
 
 class TimmTransformer(TokenBackbone):
-    """A timm vision transformer with a class token, without its head.
-
-    Args:
-        name: timm's.
-        size: pixels of the pictures.
-        stride: must be the model's patch.
-        pretrained: with its published weights.
-    """
+    """A timm vision transformer with a class token, without its head; the stride must be its patch."""
 
     def __init__(self, name: str, size: int, stride: int, pretrained: bool) -> None:
         super().__init__()
