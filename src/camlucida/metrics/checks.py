@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from camlucida.boxes.localize import as_boxes, as_heatmap
 from camlucida.boxes.overlaps import THRESHOLDS
 from camlucida.errors import CamlucidaError
+from camlucida.metrics.metric import Heatmaps
 
 
-def as_heatmaps(heatmaps: ArrayLike | Sequence[ArrayLike]) -> list[NDArray[Any]]:
+def as_heatmaps(heatmaps: Heatmaps) -> list[NDArray[Any]]:
     """Check heatmaps, one at a time."""
     if isinstance(heatmaps, np.ndarray) and heatmaps.ndim != 3:
         raise CamlucidaError(f"heatmaps: expected (N, H, W), got shape {heatmaps.shape}")

@@ -17,7 +17,7 @@ from camlucida.boxes.overlaps import THRESHOLDS, Mode, Parts, box_overlaps
 from camlucida.boxes.thresholds import unit_scaled
 from camlucida.errors import CamlucidaError
 from camlucida.metrics.checks import as_classes, as_heatmaps, as_mask, as_overlap, as_overlaps, check_count, ranks
-from camlucida.metrics.metric import Metric
+from camlucida.metrics.metric import Heatmaps, Masks, Metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class MaxBoxAcc(Metric):
             "images": np.zeros(1, np.int64),
         }
 
-    def update(self, heatmaps: ArrayLike | Sequence[ArrayLike], boxes: Sequence[ArrayLike]) -> None:
+    def update(self, heatmaps: Heatmaps, boxes: Sequence[ArrayLike]) -> None:
         """Count some images: heatmaps (N, H, W) or a list of H×W; boxes one (M, 4) array of xyxy an image, M ≥ 1."""
         maps = as_heatmaps(heatmaps)
         check_count("boxes", boxes, len(maps))
@@ -117,12 +117,7 @@ class PxAP(Metric):
     def __init__(self) -> None:
         self.counters = {"inside": np.zeros(1001, np.int64), "outside": np.zeros(1001, np.int64)}
 
-    def update(
-        self,
-        heatmaps: ArrayLike | Sequence[ArrayLike],
-        masks: Sequence[ArrayLike] | NDArray[np.bool_],
-        ignore: Sequence[ArrayLike] | NDArray[np.bool_] | None = None,
-    ) -> None:
+    def update(self, heatmaps: Heatmaps, masks: Masks, ignore: Masks | None = None) -> None:
         """Count some images: heatmaps (N, H, W), masks bool (N, H, W); `ignore` leaves out pixels off the mask."""
         maps = as_heatmaps(heatmaps)
         check_count("masks", masks, len(maps))

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from copy import copy
 from typing import Any, Self
 
-from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from camlucida.errors import CamlucidaError
+
+Heatmaps = ArrayLike | Sequence[ArrayLike]
+"""Real numbers (N, H, W), or a list of maps H×W, each of its own size."""
+
+Masks = Sequence[ArrayLike] | NDArray[np.bool_]
+"""One bool H×W an image."""
 
 NOTHING_COUNTED = "no image was counted; call update first"
 

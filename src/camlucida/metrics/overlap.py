@@ -13,7 +13,7 @@ from camlucida.boxes.overlaps import THRESHOLD_LEVELS, THRESHOLDS
 from camlucida.boxes.thresholds import STEPS, fine_levels
 from camlucida.errors import CamlucidaError
 from camlucida.metrics.checks import as_classes, as_heatmaps, as_mask, as_overlap, as_overlaps, check_count, ranks
-from camlucida.metrics.metric import Metric
+from camlucida.metrics.metric import Heatmaps, Masks, Metric
 
 
 class MaskIoU(Metric):
@@ -28,9 +28,7 @@ class MaskIoU(Metric):
     def __init__(self) -> None:
         self.counters = {"overlap": np.zeros(1), "images": np.zeros(1, np.int64)}
 
-    def update(
-        self, predicted: Sequence[ArrayLike], masks: Sequence[ArrayLike], ignore: Sequence[ArrayLike] | None = None
-    ) -> None:
+    def update(self, predicted: Masks, masks: Masks, ignore: Masks | None = None) -> None:
         """Count some pictures: bool H×W each; pixels of `ignore` off the true mask are left out; each has an object."""
         check_count("masks", masks, len(predicted))
         for i, one in enumerate(predicted):
@@ -59,12 +57,7 @@ class MaxMaskIoU(Metric):
     def __init__(self) -> None:
         self.counters = {"overlap": np.zeros(THRESHOLDS.size), "images": np.zeros(1, np.int64)}
 
-    def update(
-        self,
-        heatmaps: ArrayLike | Sequence[ArrayLike],
-        masks: Sequence[ArrayLike],
-        ignore: Sequence[ArrayLike] | None = None,
-    ) -> None:
+    def update(self, heatmaps: Heatmaps, masks: Masks, ignore: Masks | None = None) -> None:
         """Count some pictures: heatmaps (N, H, W) or a list; bool masks; pixels of `ignore` off the mask left out."""
         maps = as_heatmaps(heatmaps)
         check_count("masks", masks, len(maps))
@@ -207,7 +200,7 @@ class MaxLocalization(Metric):
 
 
 def _regions(
-    masks: Sequence[ArrayLike], ignore: Sequence[ArrayLike] | None, i: int, shape: tuple[int, ...]
+    masks: Masks, ignore: Masks | None, i: int, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """The object's pixels, of which there is one, and the background's."""
     inside = as_mask(masks[i], shape, f"masks: image {i}")

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from camlucida.errors import CamlucidaError
 from camlucida.metrics.checks import as_classes, as_heatmaps, as_region, check_count
-from camlucida.metrics.metric import NOTHING_COUNTED, Metric, summed
+from camlucida.metrics.metric import NOTHING_COUNTED, Heatmaps, Metric, summed
 
 
 class PointingGame(Metric):
@@ -36,7 +36,7 @@ class PointingGame(Metric):
         self.tolerance = tolerance
         self.counters = {"hits": np.zeros(0, np.int64), "images": np.zeros(0, np.int64)}
 
-    def update(self, heatmaps: ArrayLike | Sequence[ArrayLike], truth: Sequence[ArrayLike], classes: ArrayLike) -> None:
+    def update(self, heatmaps: Heatmaps, truth: Sequence[ArrayLike], classes: ArrayLike) -> None:
         """Count some maps: heatmaps (N, H, W); truth a bool H×W mask or boxes (M, 4) for each; int classes (N,)."""
         maps, true = as_heatmaps(heatmaps), as_classes(classes)
         check_count("truth", truth, len(maps))
@@ -72,7 +72,7 @@ class EnergyPointing(Metric):
     def __init__(self) -> None:
         self.counters = {"share": np.zeros(1), "images": np.zeros(1, np.int64)}
 
-    def update(self, heatmaps: ArrayLike | Sequence[ArrayLike], truth: Sequence[ArrayLike]) -> None:
+    def update(self, heatmaps: Heatmaps, truth: Sequence[ArrayLike]) -> None:
         """Count some maps: heatmaps (N, H, W); truth one bool H×W mask or one (M, 4) array of boxes a map."""
         maps = as_heatmaps(heatmaps)
         check_count("truth", truth, len(maps))
@@ -112,7 +112,7 @@ class GridPointing(Metric):
         self.tiles = tiles
         self.counters = {"share": np.zeros(1), "images": np.zeros(1, np.int64)}
 
-    def update(self, maps: ArrayLike | Sequence[ArrayLike], tiles: Sequence[int] | NDArray[np.int64]) -> None:
+    def update(self, maps: Heatmaps, tiles: Sequence[int] | NDArray[np.int64]) -> None:
         """Count some maps.
 
         Args:
