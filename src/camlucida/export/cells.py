@@ -99,9 +99,10 @@ def reduction(graph: Graph, node: Any) -> Reduction | None:
     own = Reduction(source, axes, node.op_type == "ReduceMean", bool(options.get("keepdims", 1)))
     before = graph.makers.get(source)
     first = reduction(graph, before) if before is not None and before.op_type == node.op_type else None
-    if first is None or first.keepdims != own.keepdims:
+    covers = first is not None and first.keepdims and set(first.axes) <= set(own.axes)  # rows first, kept, then both
+    if first is None or (first.keepdims != own.keepdims and not covers):
         return own
-    left = [axis for axis in range(len(graph.shape_of(first.source))) if own.keepdims or axis not in first.axes]
+    left = [axis for axis in range(len(graph.shape_of(first.source))) if first.keepdims or axis not in first.axes]
     return Reduction(
         first.source, tuple(sorted({*first.axes, *(left[axis] for axis in own.axes)})), own.mean, own.keepdims
     )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import ExportError, ModelError
-from camlucida.export.cells import Cells, described
+from camlucida.export.cells import AXES, Cells, described
 from camlucida.export.emit import Builder, Emitter
 from camlucida.export.expression import FrozenScale, HeadTensor, features_of, offset, ordered
 from camlucida.export.head_steps import read_head
@@ -20,8 +20,10 @@ from camlucida.export.picture_outputs import PictureOutputs, box_nodes, heatmap_
 from camlucida.export.refusals import ADVICE
 from camlucida.onnx.class_output import ChosenOutput, choose_output
 from camlucida.onnx.extra import onnx
-from camlucida.onnx.graph import Graph, before_activation, inner_graphs
+from camlucida.onnx.graph import Graph, GraphRun, before_activation, inner_graphs, leading_to, part_of
+from camlucida.onnx.known_layouts import may_move
 from camlucida.onnx.rewriting import zipmaps
+from camlucida.onnx.seen_places import seen_in_place
 from camlucida.targets import Activation
 
 AFFINE = "affine after pooling: the map is exact"
@@ -102,6 +104,7 @@ def add_maps(
     if wanted.top is not None and wanted.top > head.width:
         raise ExportError(f"{name}: has {head.width} classes, fewer than the {wanted.top} asked")
     cells = features[0]
+    _check_places(graph, cells)
     new = onnx.ModelProto()
     new.CopyFrom(model)
     build = Builder(graph)
@@ -128,6 +131,35 @@ def add_maps(
         NORMALIZED if frozen else AFFINE, cells.pooling, cells.words, cells.grid, head.width, activation, chosen, graph,
         _precision(graph, tensor, cells),
     )  # fmt: skip
+
+
+def _check_places(graph: Graph, cells: Cells) -> None:
+    """See that cells lie where the picture is that drives them, where an operation before them may move them.
+
+    Raises:
+        ExportError: they lie elsewhere.
+    """
+    nodes = leading_to([cells.tensor], graph.model.graph.node)
+    on_the_way = [node for node in nodes if node.op_type != "Shape" and not graph.varying.isdisjoint(node.input)]
+    movers = [node for node in on_the_way if may_move(node)]
+    if not movers:
+        return
+    run = GraphRun(part_of(graph.model, nodes, [cells.tensor]), graph.name, graph.folder)
+    space, channel = AXES[cells.layout]
+
+    def features_of(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+        fed = graph.fed(np.repeat(pictures, graph.batch or 1, 0))
+        value = np.asarray(run({graph.input.name: fed})[cells.tensor], np.float32)[:1]
+        return np.moveaxis(value, (channel, *space), range(1, value.ndim)).reshape(1, cells.channels, *cells.grid)
+
+    picture = graph.random_pictures(1)
+    if not seen_in_place(features_of, picture):
+        words = ", ".join(map(described, movers))
+        raise ExportError(
+            f"{graph.name}: its features {cells.words} do not lie over the parts of the picture that they are made of; "
+            f"something before them turns, flips or shuffles pictures ({words[:200]}), so maps would be misplaced; "
+            f"export the model without it{ADVICE}"
+        )
 
 
 def _outputs(

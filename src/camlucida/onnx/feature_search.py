@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from torch import Tensor
 from camlucida.errors import FeaturesNotFoundError
 from camlucida.onnx.extra import onnx
 from camlucida.onnx.graph_cut import Route, behind, showing, sizes_read
+from camlucida.onnx.known_layouts import CHANNELS_FIRST, CHANNELS_LAST
 from camlucida.onnx.session import OnnxSession
 from camlucida.pytorch.cell_places import in_place, localities, sharp
 from camlucida.pytorch.grid import Layout, candidates
@@ -103,8 +105,14 @@ class _Spot:
 
     @cached_property
     def layouts(self) -> list[Layout]:
-        if self.array.dtype != np.float32:
-            return []
+        known = self.route.layouts.get(self.name)
+        if self.array.dtype != np.float32 or known == "reduced":
+            return []  # what is left of a grid where its rows or columns were pooled is no grid
+        if known in (CHANNELS_FIRST, CHANNELS_LAST) and self.array.ndim == 4:
+            channel = known.index(1)
+            space = tuple(axis for axis in (1, 2, 3) if axis != channel)
+            grid = tuple(self.array.shape[axis] for axis in space)
+            return [Layout(channel, space, grid)] if math.prod(grid) > 1 else []
         return candidates(self.array.shape, len(self.batch), self.batch.shape[2:])
 
     def cut(self, layout: Layout) -> Cut:

@@ -40,7 +40,7 @@ class Graph:
     def __init__(
         self, model: Any, name: str, folder: Path | None = None, size_hw: tuple[int, int] | None = None
     ) -> None:
-        self.model, self.name, self._folder = model, name, folder
+        self.model, self.name, self.folder = model, name, folder
         graph = model.graph
         self.initializers: dict[str, Any] = {one.name: one for one in graph.initializer}
         self.makers: dict[str, Any] = {output: node for node in graph.node for output in node.output if output}
@@ -71,10 +71,13 @@ class Graph:
 
     def example(self, batch: int = 2, size_hw: tuple[int, int] | None = None, seed: int = 0) -> NDArray[Any]:
         """Random pictures as the graph takes them, (N, C, H, W) or (N, H, W, C); a fixed batch is kept."""
+        return self.fed(self.random_pictures(self.batch or batch, size_hw, seed))
+
+    def random_pictures(self, count: int, size_hw: tuple[int, int] | None = None, seed: int = 0) -> NDArray[np.float32]:
+        """Random pictures (N, C, H, W) in the graph's range."""
         height, width = size_hw or self.size_hw
-        random = np.random.default_rng(seed).normal(size=(self.batch or batch, self.channels, height, width))
-        whole = np.issubdtype(onnx.helper.tensor_dtype_to_np_dtype(self.input_type), np.integer)
-        return self.fed((random * 60 + 128 if whole else random).astype(np.float32))
+        random = np.random.default_rng(seed).normal(size=(count, self.channels, height, width))
+        return (random * 60 + 128 if self.takes.whole_numbers else random).astype(np.float32)
 
     def fed(self, pictures: NDArray[np.float32]) -> NDArray[Any]:
         """Pictures (N, C, H, W) in the layout and type of the graph's input."""
@@ -149,7 +152,7 @@ class Graph:
         """The value of a constant tensor, computed where the graph computes it."""
         if name not in self._values:
             nodes = leading_to([name], self.model.graph.node)
-            if not nodes and name in self.initializers and self._folder is None:
+            if not nodes and name in self.initializers and self.folder is None:
                 self._values[name] = np.asarray(onnx.numpy_helper.to_array(self.initializers[name]))
             else:
                 copy = onnx.helper.make_node("Identity", [name], ["camlucida_value"])
@@ -158,7 +161,7 @@ class Graph:
         return self._values[name]
 
     def _run(self, model: Any, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-        return GraphRun(model, self.name, self._folder, optimize=False)(feed)
+        return GraphRun(model, self.name, self.folder, optimize=False)(feed)
 
 
 class GraphRun:

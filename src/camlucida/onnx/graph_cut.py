@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from camlucida.errors import ModelError
 from camlucida.onnx.extra import onnx
 from camlucida.onnx.graph import before_activation, leading_to, part_of, reads
+from camlucida.onnx.known_layouts import MadeLayout, made_layouts, may_move
 from camlucida.onnx.load import sort_nodes
 from camlucida.targets import Activation
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-_MOVING = {"Transpose", "Einsum", "DepthToSpace", "SpaceToDepth"}
 _SIZES = {"Shape", "Size"}
 VIEWS = {"Identity", "Cast", "Dropout", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 """Operations that leave every number as it is."""
@@ -52,9 +53,15 @@ class Route:
         return tuple(found)
 
     def keeps_axes(self, name: str) -> bool:
-        """Whether no operation up to a bottleneck changes the order of axes."""
+        """Whether no operation up to a bottleneck changes the order of axes, or moves cells along them."""
         made = {value: i for i, node in enumerate(self.nodes) for value in node.output}
-        return all(node.op_type not in _MOVING for node in self.nodes[: made[name] + 1])
+        before = self.nodes[: made[name] + 1]
+        return not any(node.op_type == "Transpose" or may_move(node) for node in before)
+
+    @cached_property
+    def layouts(self) -> dict[str, MadeLayout]:
+        """How values on the way lie on the picture, as far as the operations that made them tell."""
+        return made_layouts(self.nodes, {self.input}.union(*(node.output for node in self.nodes)))
 
     def only_views_between(self, first: str, second: str) -> bool:
         """Whether all that stands between two bottlenecks leaves every number as it is."""
