@@ -85,7 +85,9 @@ def overlay(
     if limit is None:
         limit = max(float(values.max()), -float(values.min()) if signed else 0.0)
 
-    times = _enlargement(*values.shape) if caption or unit else 1
+    height, width = values.shape
+    # A captioned picture becomes READABLE pixels wide, but never very tall.
+    times = max(1, min(ceil(READABLE / width), 2048 // height)) if caption or unit else 1
     drawn = _blend(pixels, values, table(colormap), signed=signed, limit=limit, opacity=opacity)
     drawn = _enlarge(drawn, times)
     if seen is not None:
@@ -93,7 +95,9 @@ def overlay(
     if boxes is not None:
         drawn = draw_boxes(drawn, as_boxes(boxes) * times)
     height, width = drawn.shape[:2]
-    width, size = max(width, READABLE), _font_size(height, width)
+    # The font grows with the picture, but not with a panorama's long side alone.
+    size = min(max(13, round(min(width, 2 * height) / 28)), 160)
+    width = max(width, READABLE)
     bars = [caption_bar(caption, width, size)] if caption else []
     if unit:
         bars.append(colorbar(colormap, -limit if signed else 0.0, limit, unit=unit, width=width, size=size))
@@ -231,19 +235,9 @@ def _fit(picture: Pixels) -> Pixels:
     return fitted
 
 
-def _enlargement(height: int, width: int) -> int:
-    """How many times a captioned picture is enlarged to be READABLE pixels wide, but never very tall."""
-    return max(1, min(ceil(READABLE / width), 2048 // height))
-
-
 def _enlarge(array: NDArray[Pixel], times: int) -> NDArray[Pixel]:
     """Repeat rows and columns."""
     return array if times == 1 else array.repeat(times, axis=0).repeat(times, axis=1)
-
-
-def _font_size(height: int, width: int) -> int:
-    """Size of the caption's font: grows with the picture, but not with a panorama's long side alone."""
-    return min(max(13, round(min(width, 2 * height) / 28)), 160)
 
 
 def _stack(parts: Sequence[Pixels]) -> Pixels:

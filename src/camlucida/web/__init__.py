@@ -14,6 +14,7 @@ from typing import Any
 
 from camlucida.errors import ExportError, OutputError
 from camlucida.images.picture import shown
+from camlucida.results.files import output_errors
 from camlucida.targets import default_activation
 
 MODEL = "cam.onnx"
@@ -128,22 +129,19 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
     scratch = out.parent / f".camlucida-{secrets.token_hex(8)}.part"
     former = scratch.with_suffix(".old")
     try:
-        for name, data in files.items():
-            path = scratch / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        if out.exists():
-            out.rename(former)
-        try:
-            scratch.rename(out)
-        except OSError:
-            if former.exists():
-                former.rename(out)
-            raise
-    except OSError as error:
-        raise OutputError(
-            f"{shown(out)}: cannot be written ({error.strerror or error}); choose another folder"
-        ) from error
+        with output_errors(out):
+            for name, data in files.items():
+                path = scratch / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            if out.exists():
+                out.rename(former)
+            try:
+                scratch.rename(out)
+            except OSError:
+                if former.exists():
+                    former.rename(out)
+                raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
