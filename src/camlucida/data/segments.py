@@ -1,4 +1,7 @@
-"""COCO's segmentations -> pixels: polygons, where a pixel is inside if its centre is, and run lengths."""
+"""COCO's segmentations -> pixels: polygons, where a pixel is inside if its centre is, and run lengths.
+
+What is neither raises a BadRecordError that quotes it.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,7 @@ from camlucida.data.values import quoted
 
 
 def segments_of(said: object, size_hw: tuple[int, int]) -> list[NDArray[Any]]:
-    """What a segmentation draws: polygons, float64 (N, 2), or run lengths, int64 (R,); nothing where there is none.
-
-    Raises:
-        BadRecordError: it is neither.
-    """
+    """What a segmentation draws: polygons, float64 (N, 2), or run lengths, int64 (R,); nothing where there is none."""
     if isinstance(said, dict):
         if said.get("size") != list(size_hw):
             raise BadRecordError(f"run lengths for size {quoted(said.get('size'))}, its picture has {[*size_hw]}")
@@ -78,14 +77,11 @@ def polygon_mask(parts: Iterable[NDArray[np.float64]], size_hw: tuple[int, int])
 
 
 def run_lengths(counts: object, size_hw: tuple[int, int]) -> NDArray[np.int64]:
-    """Run lengths as numbers, from a list of them or COCO's compressed text.
+    """Run lengths as numbers that add up to the picture, from a list of them or COCO's compressed text.
 
     The text has six bits a character (code point - 48): five of the number, low ones first, and one that says that more
     follow; the last one's fifth bit is the sign. From the fourth run on, a number is the difference to the run two
     before it.
-
-    Raises:
-        BadRecordError: they are neither, negative, or do not add up to the picture.
 
     >>> run_lengths([1, 2, 1], (2, 2)).tolist(), run_lengths("121", (2, 2)).tolist()
     ([1, 2, 1], [1, 2, 1])

@@ -57,15 +57,7 @@ ALL_SHAPES = SHAPES | DISTRACTORS
 
 @dataclass(frozen=True)
 class Placed:
-    """A shape in a picture.
-
-    Attributes:
-        shape: its name in ``ALL_SHAPES``.
-        x: its centre, in pixels from the left edge.
-        y: the same from the top.
-        radius: of its circle, in pixels.
-        turn: clockwise, in radians.
-    """
+    """A shape in a picture: its name in ``ALL_SHAPES``, centre and radius in pixels, and turn in radians, clockwise."""
 
     shape: str
     x: float

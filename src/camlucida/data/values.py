@@ -1,4 +1,7 @@
-"""Values that stand in annotations, checked: numbers, sizes, boxes, names."""
+"""Values that stand in annotations, checked: numbers, sizes, boxes, names.
+
+Each function raises a BadRecordError that quotes the value where it is not as it must be.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,6 @@ Box = tuple[float, float, float, float]
 def number(text: object, what: str) -> float:
     """A finite number.
 
-    Raises:
-        BadRecordError: it is none.
-
     >>> number(" 2.5", "x0")
     2.5
     """
@@ -35,9 +35,6 @@ def number(text: object, what: str) -> float:
 
 def whole(text: object, what: str, least: int = 0) -> int:
     """A whole number of at least ``least``.
-
-    Raises:
-        BadRecordError: it is none.
 
     >>> whole("12", "width")
     12
@@ -55,9 +52,6 @@ def checked_box(box: Iterable[float], size_hw: tuple[int, int] | None, overhang:
         box: four finite numbers.
         size_hw: the picture's size.
         overhang: what it may reach out by, in pixels; it is cut off. Some sets round their boxes outwards.
-
-    Raises:
-        BadRecordError: it is inverted or empty, or reaches out of the picture.
 
     >>> checked_box([-0.5, 1, 8, 9], (9, 8), overhang=1)
     (0.0, 1, 8, 9)
@@ -82,11 +76,7 @@ def boxes_array(boxes: Iterable[Box]) -> NDArray[np.float64]:
 
 
 def checked_size(height: object, width: object) -> tuple[int, int]:
-    """A picture's size in pixels, height first, as stated in a file.
-
-    Raises:
-        BadRecordError: it is none, or larger than any picture that is read.
-    """
+    """A picture's size in pixels, height first, as stated in a file; no larger than any picture that is read."""
     size_hw = whole(height, "height", 1), whole(width, "width", 1)
     if size_hw[0] * size_hw[1] > MAX_PIXELS:
         raise BadRecordError(f"{size_hw[1]}×{size_hw[0]} pixels, more than the limit of {MAX_PIXELS // 10**6} million")
@@ -94,11 +84,7 @@ def checked_size(height: object, width: object) -> tuple[int, int]:
 
 
 def once(seen: set[str], name: str, what: str) -> None:
-    """Take note of a name that must be there only once.
-
-    Raises:
-        BadRecordError: it was there before.
-    """
+    """Take note of a name that must be there only once."""
     if name in seen:
         raise BadRecordError(f"{what} {quoted(name)} is there twice")
     seen.add(name)

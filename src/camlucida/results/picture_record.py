@@ -26,13 +26,7 @@ def records(explanations: Iterable[Explanation], threshold: float) -> Generator[
 
 
 def record_of(explanation: Explanation, index: int, threshold: float) -> PictureRecord:
-    """One picture's explanation in JSON's own types; see ``class_record`` for its classes.
-
-    Args:
-        explanation: any.
-        index: which of its inputs.
-        threshold: of the boxes, a share of each map's maximum.
-    """
+    """One picture's explanation in JSON's own types, with boxes above a share of each map's maximum."""
     evidence = (explanation.evidence(index, t) if explanation.views else None for t in range(explanation.maps.shape[1]))
     classes = [class_record(explanation, index, t, heatmap, threshold) for t, heatmap in enumerate(evidence)]
     return picture_record(explanation, index, classes)
