@@ -14,10 +14,17 @@ from torch.nn import functional as F
 from camlucida.errors import TrainingError
 from camlucida.training.config import TrainConfig
 from camlucida.training.network import make_network
-from camlucida.training.regularizers import REGULARIZERS, make_regularizers
-from camlucida.training.regularizers.adl import ADL, AttentionDropout
-from camlucida.training.regularizers.cutmix import CutMix, rectangle
-from camlucida.training.regularizers.has import MIXED, HaS, hidden
+from camlucida.training.regularizers import (
+    ADL,
+    MIXED,
+    REGULARIZERS,
+    AttentionDropout,
+    CutMix,
+    HaS,
+    hidden,
+    make_regularizers,
+    rectangle,
+)
 
 SIZES = [(24, 24), (17, 31), (30, 9)]
 
