@@ -13,9 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from camlucida.drawing import overlay as draw
 from camlucida.errors import TrainingError
+from camlucida.images.preprocess import View
+from camlucida.pytorch.state import evaluating
+from camlucida.training.augment import Pixels
 from camlucida.training.example_batches import (
     Batch,
+    Key,
     Pictures,
     TrainingKeys,
     loader,
@@ -24,12 +29,14 @@ from camlucida.training.example_batches import (
     validation_keys,
 )
 from camlucida.training.heads import Criterion
-from camlucida.training.map_sheet import map_sheet
 from camlucida.training.network import Network
 from camlucida.training.regularizers import Regularizer
 from camlucida.training.run_folder import Run, write_weights
 from camlucida.training.synced_normalization import SyncedNormalization
 from camlucida.training.training_loop import ResumableTraining, Row
+
+MOST = 12
+"""Pictures on a sheet of maps."""
 
 _STEP = 0x57E9  # keys the draws of steps apart from those of pictures
 
@@ -174,6 +181,26 @@ class ClassifierTraining(ResumableTraining):
         if config.optimizer == "sgd":
             optimizer = torch.optim.SGD(groups, config.peak_lr, config.momentum, nesterov=config.momentum > 0)
         return self.scheduled(optimizer, lambda progress: one_cycle(progress, config.warmup))
+
+
+def map_sheet(network: Network, pictures: Pictures, run: Run) -> Pixels:
+    """The maps of the labels of up to ``MOST`` pictures, spread evenly over the set.
+
+    Returns:
+        H×W×3 uint8: a grid of overlays, each map at its own scale, with the label's probability below.
+    """
+    indices = np.unique(np.linspace(0, len(pictures) - 1, MOST).astype(int))
+    items = [pictures[Key(0, run.preprocess.size_hw[0], int(at))] for at in indices]
+    shown = np.stack([picture for picture, _, _ in items])
+    device = next(network.parameters()).device
+    with torch.inference_mode(False), torch.no_grad(), evaluating(network):
+        logits, maps = network.maps(normalized(torch.from_numpy(shown), run.preprocess).to(device))
+    chances = (logits.sigmoid() if run.multi_label else logits.softmax(1)).float().cpu().numpy()
+    heat = View.whole(run.preprocess.size_hw).project(maps.float().cpu().numpy())
+    classes = [int(target.argmax()) for _, target, _ in items]
+    overlays = [draw.overlay(picture, heat[i, c]) for i, (picture, c) in enumerate(zip(shown, classes, strict=True))]
+    captions = [f"{run.classes[c]}: {chances[i, c]:.2f}" for i, c in enumerate(classes)]
+    return draw.contact_sheet(overlays, captions)
 
 
 def one_cycle(progress: float, warmup: float) -> float:

@@ -181,9 +181,7 @@ def loader(pictures: Pictures, keys: Iterable[list[Key]], workers: int) -> DataL
 
 def _collated(items: Sequence[tuple[Pixels, NDArray[np.float32], int]]) -> Batch:
     pictures, targets, indices = zip(*items, strict=True)
-    return Batch(
-        torch.from_numpy(np.stack(pictures)), torch.from_numpy(np.stack(targets)), torch.tensor(indices)
-    )  # fmt: skip
+    return Batch(torch.from_numpy(np.stack(pictures)), torch.from_numpy(np.stack(targets)), torch.tensor(indices))
 
 
 def fingerprint(examples: Sequence[Example], classes: Sequence[str]) -> str:

@@ -13,16 +13,8 @@ from camlucida.data.record import Dataset, Record
 from camlucida.errors import TrainingError
 from camlucida.images.picture import Picture
 from camlucida.images.preprocess import Preprocess
-from camlucida.training.linear_probe import (
-    Classifier,
-    Linear,
-    fit_linear,
-    input_batches,
-    labels_of,
-    pooled_features,
-    probe_base,
-    with_linear,
-)
+from camlucida.training import linear_probe
+from camlucida.training.linear_probe import Classifier, Linear
 from camlucida.training.network import Network
 
 Boxes = Sequence[tuple[int, int, int, int]]
@@ -77,9 +69,9 @@ def fine_grained(
         TrainingError: a picture has several labels, or a class has no example.
         ImageError: a picture cannot be read.
     """
-    network, _, preprocess = probe_base(model, size, stride)
+    network, _, preprocess = linear_probe.probe_base(model, size, stride)
     sets = (train, test)
-    labels = [labels_of(data.examples) for data in sets]
+    labels = [linear_probe.labels_of(data.examples) for data in sets]
     if not all(map(len, labels)):
         raise TrainingError("fine-grained recognition needs pictures to train on and to test on")
 
@@ -88,12 +80,13 @@ def fine_grained(
         for i, data in enumerate(sets):
             on_progress(f"{what}: features of {len(data.records)} pictures")
             crops = _pictures(data.records, None if boxes is None else boxes[i])
-            features.append(pooled_features(network, preprocess, crops))
-        return fit_linear(features[0], labels[0], classes=len(train.classes), classifier=classifier), features
+            features.append(linear_probe.pooled_features(network, preprocess, crops))
+        linear = linear_probe.fit_linear(features[0], labels[0], classes=len(train.classes), classifier=classifier)
+        return linear, features
 
     first, features = fitted("whole pictures", None)
     guesses = [(values @ first.weight.T + first.bias).argmax(1) for values in features]
-    mapper = with_linear(network, first)
+    mapper = linear_probe.with_linear(network, first)
     drawn = [_map_boxes(mapper, preprocess, *pair, threshold) for pair in zip(sets, guesses, strict=True)]
     second, cropped = fitted("boxes of the maps", drawn)
     true_crop = overlap = float("nan")
@@ -123,7 +116,7 @@ def _map_boxes(
 ) -> Boxes:
     """The box of each picture's map of its guessed class; the whole picture where the map has no positive evidence."""
     boxes: list[tuple[int, int, int, int]] = []
-    for batch, views in input_batches(mapper, preprocess, _pictures(data.records, None)):
+    for batch, views in linear_probe.input_batches(mapper, preprocess, _pictures(data.records, None)):
         _, maps = mapper.maps(batch)
         for grid, view in zip(maps.numpy(), views, strict=True):
             largest = localize.boxes(view.project(grid[guesses[len(boxes)]]), threshold)

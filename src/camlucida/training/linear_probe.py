@@ -61,7 +61,6 @@ def fit_linear(
     *,
     classes: int,
     classifier: Classifier = "svm",
-    seed: int = 0,
 ) -> Linear:
     """Fit scikit-learn's linear classifier on standardized features; the standardization is folded into its weights.
 
@@ -72,7 +71,6 @@ def fit_linear(
             as high-dimensional features need, and 0.1 for logistic regression.
         classes: K.
         classifier: "svm" (one against the rest, squared hinge, as in the paper) or "logistic" (multinomial).
-        seed: of the SVM's solver.
 
     Raises:
         TrainingError: a class has no example, or the classifier is unknown.
@@ -93,29 +91,27 @@ def fit_linear(
     mean, std = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     std = np.where(std > 1e-12 * max(float(np.abs(mean).max()), 1e-30), std, 1.0)
     standard = (features - mean) / std
-    tried = STRENGTHS if held_out is not None and len(held_out[1]) else (0.01 if classifier == "svm" else 0.1,)
-    best: tuple[float, Linear] | None = None
-    for strength in tried:
-        fitted = _fitted(classifier, strength, seed).fit(standard, labels)
-        weight, bias = fitted.coef_.astype(np.float64), fitted.intercept_.astype(np.float64)
+
+    def fitted(strength: float) -> Linear:
+        estimator = _unfitted(classifier, strength).fit(standard, labels)
+        weight, bias = estimator.coef_.astype(np.float64), estimator.intercept_.astype(np.float64)
         if classes == 2:  # scikit-learn gives the difference of the two logits alone
             weight, bias = np.concatenate((-weight, weight)) / 2, np.concatenate((-bias, bias)) / 2
-        linear = Linear(weight / std, bias - (weight / std) @ mean, strength)
-        score = linear.accuracy(*held_out) if held_out is not None and len(held_out[1]) else 0.0
-        if best is None or score > best[0]:
-            best = (score, linear)
-    assert best is not None
-    return best[1]
+        return Linear(weight / std, bias - (weight / std) @ mean, strength)
+
+    if held_out is None or not len(held_out[1]):
+        return fitted(0.01 if classifier == "svm" else 0.1)
+    return max(map(fitted, STRENGTHS), key=lambda linear: linear.accuracy(*held_out))
 
 
-def _fitted(classifier: Classifier, strength: float, seed: int) -> Any:
+def _unfitted(classifier: Classifier, strength: float) -> Any:
     try:
         from sklearn.linear_model import LogisticRegression
         from sklearn.svm import LinearSVC
     except ModuleNotFoundError as error:
         raise MissingExtraError("scikit-learn", "train") from error
     if classifier == "svm":
-        return LinearSVC(C=strength, random_state=seed, max_iter=20_000)
+        return LinearSVC(C=strength, random_state=0, max_iter=20_000)
     return LogisticRegression(C=strength, max_iter=5_000)
 
 

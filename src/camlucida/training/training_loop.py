@@ -35,14 +35,8 @@ _PRECISIONS = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixe
 
 
 class ResumableTraining(pl.LightningModule):  # type: ignore[misc]
-    """A network in training, whose epochs' rows are logged in a folder and survive a kill.
-
-    Attributes:
-        out: the folder that receives ``log.jsonl``.
-        epochs: in all.
-        steps: of an epoch.
-        on_epoch: called with each epoch's row, in one process, once the checkpoint is written.
-        rows: what the epochs so far gave; kept in checkpoints.
+    """A network in training for so many epochs of so many steps, whose epochs' rows are logged in a folder, stay in
+    checkpoints and so survive a kill. ``on_epoch`` is called with each, in one process, once the checkpoint is written.
     """
 
     def __init__(self, out: Path, epochs: int, steps: int, on_epoch: Callable[[Row], None] | None) -> None:

@@ -58,7 +58,8 @@ class ACoL(Head):
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, C, h, w) to (B, K)."""
-        return _pooled(self.first(features))
+        logits: Tensor = self.first(features).mean((2, 3))
+        return logits
 
     def maps(self, features: Tensor) -> Tensor:
         """The paper's fused maps: each class's larger of the two classifiers' maps, (B, K, h, w) in [0, 1]: no parts of
@@ -75,8 +76,8 @@ class ACoL(Head):
         maps = self.first(features)
         attention = minmax(of_targets(maps.detach(), targets))
         again = self.second(erased(features, attention, self.threshold))
-        logits = _pooled(maps)
-        return criterion(logits, targets) + criterion(_pooled(again), targets), logits
+        logits = maps.mean((2, 3))
+        return criterion(logits, targets) + criterion(again.mean((2, 3)), targets), logits
 
 
 def _classifier(channels: int, classes: int) -> nn.Sequential:
@@ -90,7 +91,3 @@ def _classifier(channels: int, classes: int) -> nn.Sequential:
             nn.init.kaiming_normal_(layer.weight)
             nn.init.zeros_(layer.bias) if layer.bias is not None else None
     return layers
-
-
-def _pooled(maps: Tensor) -> Tensor:
-    return maps.mean((2, 3))
