@@ -31,11 +31,7 @@ class Accuracy(Metric):
 
 
 class PerClass(Metric):
-    """Sums of some numbers for each class, over the pictures where a number is known.
-
-    Args:
-        names: of the numbers.
-        classes: how many classes there are.
+    """Sums of some numbers, by their names, for each of so many classes, over the pictures where a number is known.
 
     >>> metric = PerClass(("top1", "iou"), 3)
     >>> metric.update(2, top1=1.0, iou=0.4)

@@ -19,13 +19,8 @@ def class_ids(
 ) -> dict[int, int]:
     """The model's class of each class of the data that is needed: same name, or same case-blind name, or a synonym.
 
-    The model may know more classes than the data has; they stay rivals in the ranking.
-
-    Args:
-        classes: names of the data's classes.
-        needed: ids of those that occur.
-        class_names: of the model's classes; None: unknown, then the data's order is taken if the counts agree.
-        logits: how many the model gives; a single one is two classes.
+    The model may know more classes than the data has; they stay rivals in the ranking. Where its ``class_names`` are
+    not known, the data's order is taken if the counts agree; a single logit is two classes.
 
     Raises:
         TargetError: a class is missing, or two are one to the model; the message lists both sides.

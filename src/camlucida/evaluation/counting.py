@@ -19,15 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import CamlucidaError, DataError
-from camlucida.evaluation.labelled_map import (
-    CountingSettings,
-    LabelledMap,
-    MappedPicture,
-    Prediction,
-    Predictor,
-    labelled_maps,
-    predictions,
-)
+from camlucida.evaluation.labelled_map import CountingSettings, LabelledMap, MappedPicture, labelled_maps, predictions
 from camlucida.evaluation.measures import ACCURACY, CLASSES, MASK, MEASURES, POINTING
 from camlucida.metrics import Metric
 
@@ -64,7 +56,7 @@ def tally(picture: MappedPicture, settings: CountingSettings) -> Tally:
             if measure.update is not None and measure.by in said and measure.need in target.truths:
                 counted[measure.name] = metric = measure.make(settings)
                 measure.update(metric, target, said[measure.by])
-        numbers = _class_numbers(target, said, counted)
+        numbers = _class_numbers(target, said["maps"].boxes, counted)
         classes.update(target.label, **numbers)
         overlaps.append(numbers.get("iou", numbers.get("mask_iou", np.nan)))
         metrics |= {name: metrics[name] + metric if name in metrics else metric for name, metric in counted.items()}
@@ -73,13 +65,11 @@ def tally(picture: MappedPicture, settings: CountingSettings) -> Tally:
     return Tally(picture.index, {name: metric.counters for name, metric in metrics.items()}, least)
 
 
-def _class_numbers(
-    target: LabelledMap, said: Mapping[Predictor, Prediction], counted: Mapping[str, Metric]
-) -> dict[str, float]:
+def _class_numbers(target: LabelledMap, boxes: NDArray[Any], counted: Mapping[str, Metric]) -> dict[str, float]:
     """What this picture adds to its class's row: those of ``CLASS_NUMBERS`` that apply."""
     numbers = {"top1": float(target.rank < 1)}
     if "boxes" in target.truths:
-        overlap = target.overlap(said["maps"].boxes)
+        overlap = target.overlap(boxes)
         numbers |= {"gt_known": float(overlap >= 0.5), "iou": overlap}
     for name, measure in (("pointing", POINTING["maps"]), ("mask_iou", MASK["maps"])):
         if measure.name in counted:

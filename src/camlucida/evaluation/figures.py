@@ -44,12 +44,9 @@ def accuracy_curves(sums: Bootstrap, settings: CountingSettings) -> dict[str, ND
     """Box accuracy against the threshold, for each overlap, and the centre's beside it; nothing without boxes."""
     if V2["maps"].name not in sums.pictures:
         return {}
-    own, centre = (
-        sums.metric(V2[by].name, V2[by].make(settings)).compute().curves for by in ("maps", "centre")
-    )  # fmt: skip
-    return {f"{delta}": curve for delta, curve in zip(DELTAS, own, strict=True)} | {
-        "centre 0.5": centre[DELTAS.index(0.5)]
-    }
+    own, centre = (sums.metric(V2[by].name, V2[by].make(settings)).compute().curves for by in ("maps", "centre"))
+    curves = {str(delta): curve for delta, curve in zip(DELTAS, own, strict=True)}
+    return curves | {"centre 0.5": centre[DELTAS.index(0.5)]}
 
 
 def class_rows(sums: Bootstrap, settings: CountingSettings, classes: tuple[str, ...]) -> tuple[ClassRow, ...]:
