@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,9 @@ from camlucida.images.symmetries import TTA
 from camlucida.methods.forward_pass import Compute
 from camlucida.methods.registry import find_method
 from camlucida.models import open_model
-from camlucida.runners.runner import residuals
+from camlucida.runners.runner import Runner, residuals, with_arguments
 from camlucida.runners.tta import averaged
-from camlucida.targets import Activation, Classes, default_activation
+from camlucida.targets import Activation, Classes, Expected, OutputName, plain_classes, settled_activation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +48,10 @@ def explain(
     class_names: Sequence[str] | None = None,
     activation: Activation | None = None,
     tta: TTA = "one",
+    output: OutputName = None,
+    inputs: Sequence[Any] = (),
+    forward_kwargs: Mapping[str, Any] | None = None,
+    explain_input: str | int | None = None,
 ) -> Explanation:
     """Explain what a classifier sees in pictures.
 
@@ -67,6 +71,13 @@ def explain(
             takes what the model itself ends in, else sigmoid for a single logit and softmax for more.
         tta: maps as the mean over the input as it is ("one"), mirrored ("flips"), and turned by quarters too
             ("dihedral"); see ``camlucida.runners.tta.averaged``.
+        output: which of several outputs of the model scores the classes: a name, a place or, for what a PyTorch network
+            returns, a path ("0.logits"); None finds it, by names and the number of class names.
+        inputs: what a PyTorch network takes beside the pictures, by position; tensors and arrays with a row for each
+            picture go with their pictures, everything else is passed on as it is.
+        forward_kwargs: the same, by name.
+        explain_input: where the pictures go among these: a name, or a place among the positional ones; None: in front,
+            or where an argument is called ``pixel_values`` or ``images``.
 
     Raises:
         CamlucidaError: a subclass says what was wrong with picture, model, classes or method.
@@ -79,9 +90,9 @@ def explain(
     """
     explainer = Explainer(
         model, method=method, layer=layer, preprocess=preprocess, class_names=class_names, activation=activation,
-        tta=tta,
+        tta=tta, output=output,
     )  # fmt: skip
-    return explainer(images, classes)
+    return explainer(images, classes, inputs=inputs, forward_kwargs=forward_kwargs, explain_input=explain_input)
 
 
 class Explainer:
@@ -100,17 +111,39 @@ class Explainer:
         class_names: Sequence[str] | None = None,
         activation: Activation | None = None,
         tta: TTA = "one",
+        output: OutputName = None,
     ) -> None:
-        self.model = open_model(model)
+        self.model = open_model(model, output=output)
         self.method = find_method(method)
         self.preprocess = preprocess or self.model.preprocess
+        self.preprocess_source = self.model.preprocess_source if preprocess is None else "given"
         self.class_names = tuple(class_names) if class_names is not None else self.model.class_names
         self.activation = activation or self.model.activation
+        self._asked_activation = activation
         self.tta = tta
-        self.runner = averaged(self.model.runner(self.method, None if layer == "last" else layer), tta)
+        engine: tuple[Any, ...] = (self.method, None if layer == "last" else layer)
+        if self.model.module is not None:
+            engine += (Expected(self.model.output, None if self.class_names is None else len(self.class_names)),)
+        self.runner = averaged(self.model.runner(*engine), tta)
 
-    def __call__(self, images: Images, classes: Classes = 1) -> Explanation:
+    @property
+    def note(self) -> str:
+        """What a user should be told with every picture, such as what is assumed of them."""
+        return self.model.note if self.preprocess_source == "given" else self.model.picture_note
+
+    def __call__(
+        self,
+        images: Images,
+        classes: Classes = 1,
+        *,
+        inputs: Sequence[Any] = (),
+        forward_kwargs: Mapping[str, Any] | None = None,
+        explain_input: str | int | None = None,
+    ) -> Explanation:
         """Explain pictures or a preprocessed tensor; see ``explain``. All pictures are held in memory."""
+        classes = plain_classes(classes)
+        if len(inputs) or forward_kwargs or explain_input is not None:
+            return self._explain_with(images, classes, inputs, forward_kwargs or {}, explain_input)
         if _is_batch(images):
             return self._explain(images, classes, (), _views_of(images))
         parts, start = [], 0
@@ -124,14 +157,11 @@ class Explainer:
 
     def explain_pictures(self, pictures: Sequence[Picture], classes: Classes = 1) -> Explanation:
         """Explain one batch of pictures already read."""
-        prepared = [PreparedImage(None, picture, *self.preprocess(picture.of_channels(self.preprocess.channels))) for picture in pictures]
-        return self.explain_prepared(prepared, classes)
+        return self.explain_prepared(self._prepared(pictures), classes)
 
     def explain_prepared(self, prepared: Sequence[PreparedImage[Any]], classes: Classes = 1) -> Explanation:
         """Explain one batch that was read and preprocessed elsewhere (see ``images.batches``)."""
-        batch = np.stack([image.values for image in prepared])
-        pictures, views = tuple(image.picture for image in prepared), tuple(image.view for image in prepared)
-        return self._explain(batch, classes, pictures, views)
+        return self._explain_read(prepared, classes)
 
     def stream(
         self,
@@ -167,15 +197,54 @@ class Explainer:
             for prepared in batches:
                 yield self.explain_prepared(prepared, classes)
 
-    def _explain(
-        self, batch: Any, classes: Classes, pictures: tuple[Picture, ...], views: tuple[View, ...]
+    def _prepared(self, pictures: Sequence[Picture]) -> list[PreparedImage[Any]]:
+        channels = self.preprocess.channels
+        return [PreparedImage(None, picture, *self.preprocess(picture.of_channels(channels))) for picture in pictures]
+
+    def _explain_with(
+        self, images: Images, classes: Classes, inputs: Sequence[Any], keywords: Mapping[str, Any],
+        where: str | int | None,
+    ) -> Explanation:  # fmt: skip
+        """Explain pictures to a network that takes more than pictures."""
+        if _is_batch(images):
+            count = len(images)  # type: ignore[arg-type]
+            runner = with_arguments(self.runner, inputs, keywords, where, range(count), count)
+            return self._explain(images, classes, (), _views_of(images), runner)
+        pictures, parts = list(read_all(images)), []
+        for start in range(0, len(pictures), BATCH):
+            rows = range(start, min(start + BATCH, len(pictures)))
+            batch = pictures[start : rows.stop]
+            own = classes[start : rows.stop] if isinstance(classes, np.ndarray) and classes.ndim == 2 else classes
+            runner = with_arguments(self.runner, inputs, keywords, where, rows, len(pictures))
+            parts.append(self._explain_read(self._prepared(batch), own, runner))
+        return joined(parts)
+
+    def _explain_read(
+        self, prepared: Sequence[PreparedImage[Any]], classes: Classes, runner: Runner | None = None
     ) -> Explanation:
-        result = self.runner.explain(batch, classes, self.class_names)
+        batch = np.stack([image.values for image in prepared])
+        pictures, views = tuple(image.picture for image in prepared), tuple(image.view for image in prepared)
+        return self._explain(batch, classes, pictures, views, runner)
+
+    def _explain(
+        self,
+        batch: Any,
+        classes: Classes,
+        pictures: tuple[Picture, ...],
+        views: tuple[View, ...],
+        runner: Runner | None = None,
+    ) -> Explanation:
+        result = (runner or self.runner).explain(batch, classes, self.class_names)
         facts = result.facts
-        activation = self.activation or facts.activation or default_activation(result.logits.shape[1])
+        if facts.activation == "none" and self._asked_activation in ("softmax", "sigmoid"):
+            raise TargetError(
+                f"activation={self._asked_activation!r} would be applied to probabilities: {facts.note}; leave it out"
+            )
+        activation = settled_activation(self.activation, facts.activation, result.logits.shape[1])
         origin = Origin(
             self.model.name, self.method.name, result.unit or self.method.unit, facts.head, facts.features, activation,
-            self.model.note,
+            "; ".join(filter(None, (self.note if pictures else self.model.note, facts.note))), facts.output,
+            self.preprocess_source if pictures else "",
         )  # fmt: skip
         return Explanation(
             result.logits, result.targets.ids, result.scores, result.maps, result.bias, residuals(result),

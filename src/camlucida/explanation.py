@@ -35,6 +35,9 @@ class Origin:
         features: layout and shape of the features, ``NCHW 512x7x7``.
         activation: how logits become probabilities.
         note: what the reader should know, such as that this is the demonstration model.
+        output: which of several outputs of the model is explained, ``logits`` or ``0.logits``; empty if it has one.
+        preprocess: who says how its pictures are prepared: "stated" by the model, "given" by the user, or "assumed";
+            empty for inputs that were prepared elsewhere.
     """
 
     model: str
@@ -44,6 +47,8 @@ class Origin:
     features: str = ""
     activation: Activation = "softmax"
     note: str = ""
+    output: str = ""
+    preprocess: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ import camlucida as cl  # noqa: E402
 from camlucida.errors import CamlucidaError, TargetError  # noqa: E402
 from camlucida.methods.fusion import UNIT, fused  # noqa: E402
 from camlucida.pytorch.engine import TorchEngine  # noqa: E402
+from camlucida.pytorch.model_call import ModelCall  # noqa: E402
 from camlucida.pytorch.stages import find_splits, resolved  # noqa: E402
 from nets import BY_NAME, Block, Call, Tokens  # noqa: E402
 
@@ -237,7 +238,7 @@ def test_splits_are_found_once_a_shape(net, x, monkeypatch):
     engine.run(x)
     monkeypatch.setattr("camlucida.pytorch.engine.find_splits", lambda *_: pytest.fail("searched again"))
     engine.run(x[:1], 0)
-    assert len(find_splits(net, x, (-1, "last"))) == 1
+    assert len(find_splits(ModelCall(net), x, (-1, "last"))) == 1
 
 
 # --- fusion -----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import Tensor
 from camlucida.methods.forward_pass import ForwardPass, Maps
 from camlucida.methods.masked_inputs import activation_of, chosen, confidences, positive, unit_range, upsampled
 from camlucida.pytorch.explicit_attention import map_over_batches
-from camlucida.pytorch.torch_pass import each_gradient_of
+from camlucida.pytorch.model_pass import each_gradient_of
 from camlucida.targets import Activation, Targets
 
 Head = Callable[[Tensor], Tensor]
@@ -197,7 +197,7 @@ def _optimized(
         adam = torch.optim.Adam([u], lr=rate)
         for _ in range(steps):
             masks = unit_range(upsampled(combined(u), inputs.shape[2:]))
-            scores = targets.of(forward_pass.forward(inputs * masks.to(inputs)))
+            scores = targets.of(forward_pass.forward(inputs * masks.to(inputs), pictures))
             loss = -scores.gather(1, columns[:, None]).sum()
             (u.grad,) = torch.autograd.grad(loss, u)
             adam.step()

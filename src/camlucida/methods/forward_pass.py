@@ -26,10 +26,6 @@ class KnownHead(Protocol):
     def pooling(self) -> Pooling | None:
         """Where its pooled vector is, if it has one."""
 
-    @property
-    def activation(self) -> Activation | None:
-        """What the model itself applies to its logits, if it ends in one."""
-
 
 class ForwardPass(Protocol):
     """One forward pass of B inputs, cut at its features: ``pytorch.torch_pass`` and ``onnx.onnx_pass`` fulfil it.
@@ -55,6 +51,10 @@ class ForwardPass(Protocol):
         """The tokens before the grid, (B, C, prefix)."""
 
     @property
+    def activation(self) -> Activation | None:
+        """What the model itself applies to its logits, if it ends in one."""
+
+    @property
     def split(self) -> KnownHead:
         """Where it was cut."""
 
@@ -65,11 +65,15 @@ class ForwardPass(Protocol):
     def again(self, inputs: Tensor) -> ForwardPass:
         """The pass of other inputs (N, C, *space) of this one's size. Cost: a pass."""
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, pictures: Tensor | None = None) -> Tensor:
         """Logits (N, K) of other inputs, differentiable where the engine has gradients. Cost: a pass."""
 
-    def predict(self, inputs: Tensor, most: int = 32) -> Tensor:
-        """Logits (N, K) of other inputs, at most ``most`` at once, without gradients. Cost: a pass."""
+    def predict(self, inputs: Tensor, most: int = 32, pictures: Tensor | None = None) -> Tensor:
+        """Logits (N, K) of other inputs, at most ``most`` at once, without gradients. Cost: a pass.
+
+        ``pictures`` (N,) says of which picture of this pass each is a changed one; it matters to models that take more
+        than pictures, and need not be said where they are as many.
+        """
 
     def head(self, features: Tensor) -> Tensor:
         """Logits (B, K) of other features (B, C, *grid); prefix tokens stay as they were."""

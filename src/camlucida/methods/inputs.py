@@ -20,7 +20,7 @@ from camlucida.methods.gradient import gradcam
 from camlucida.methods.masked_inputs import unit_range, upsampled
 from camlucida.methods.noisy_inputs import at_least, noisy
 from camlucida.methods.torch_modes import Biases, GuidedReLU
-from camlucida.pytorch.torch_pass import each_gradient_of
+from camlucida.pytorch.model_pass import input_gradients_of
 from camlucida.targets import Targets
 
 
@@ -175,8 +175,9 @@ def _full_gradients(forward_pass: ForwardPass, targets: Targets) -> Iterator[tup
     """For each score the products of input and biases with their gradients, (B, C, *grid) each, and the rest, (B,)."""
     leaf = forward_pass.inputs.detach().clone().requires_grad_()
     with torch.enable_grad(), Biases(leaf) as biases:
-        scores = targets.of(forward_pass.forward(leaf))
-    for gradient_of_input in each_gradient_of(scores, leaf):
+        logits = forward_pass.forward(leaf)
+        scores = targets.of(logits)
+    for gradient_of_input in input_gradients_of(logits, scores, leaf):
         parts, rest = biases.take()
         yield [(gradient_of_input * forward_pass.inputs).to(scores.dtype), *parts], rest
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from camlucida.errors import MethodError
 from camlucida.methods.forward_pass import ForwardPass, Maps
 from camlucida.methods.gradient import decomposed
-from camlucida.pytorch.torch_pass import each_gradient_of
+from camlucida.pytorch.model_pass import each_gradient_of
 from camlucida.targets import Targets
 
 

@@ -73,7 +73,7 @@ def blurred(inputs: Tensor, deviation: float, radius: int) -> Tensor:
 
 def activation_of(forward_pass: ForwardPass, wanted: Activation | None) -> Activation:
     """How logits become confidences: as wanted, else as the model itself does, else its default."""
-    return wanted or forward_pass.split.activation or default_activation(forward_pass.logits.shape[1])
+    return wanted or forward_pass.activation or default_activation(forward_pass.logits.shape[1])
 
 
 def confidences(targets: Targets, logits: Tensor, activation: Activation) -> Tensor:
@@ -128,6 +128,7 @@ def scores_of(
         return rows[0]
     with torch.no_grad():
         for part in torch.split(torch.arange(len(pictures), device=pictures.device), batch):
-            logits = forward_pass.predict(make(part).contiguous(memory_format=forward_pass.fast_format), batch)
+            changed = make(part).contiguous(memory_format=forward_pass.fast_format)
+            logits = forward_pass.predict(changed, batch, pictures[part])
             rows.append(confidences(chosen(targets, pictures[part]), logits, activation))
     return torch.cat(rows)

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from camlucida.errors import MethodError
 from camlucida.pytorch.explicit_attention import ExplicitAttention
 from camlucida.pytorch.grid import MOST_PREFIX_TOKENS
 from camlucida.pytorch.head import RecordedFunction
+from camlucida.pytorch.model_call import ModelCall
 from camlucida.pytorch.split import Split
 from camlucida.pytorch.tape import Tape, TapeStep, bottlenecks, value_of
 from camlucida.targets import Score
@@ -120,11 +121,11 @@ class Attention:
         return tensor.reshape(batch, -1, *tensor.shape[-2:]).to(self.dtype)
 
 
-def run_with_attention(model: nn.Module, inputs: Tensor, split: Split, *, gradients: bool) -> Attention:
+def run_with_attention(call: ModelCall, inputs: Tensor, split: Split, *, gradients: bool) -> Attention:
     """Run a model once more, and keep its attention matrices.
 
     Args:
-        model: a transformer whose attention is among all cells of the final grid, class tokens or mean pooling behind
+        call: of a transformer whose attention is among all cells of the final grid, class tokens or mean pooling behind
             it (ViT, DeiT, DINO, BEiT).
         inputs: (B, C, *space).
         split: where a pass of these inputs is cut.
@@ -137,8 +138,11 @@ def run_with_attention(model: nn.Module, inputs: Tensor, split: Split, *, gradie
     seen: list[_Matrices] = []
     with torch.set_grad_enabled(gradients):
         own = own.clone()  # a model may normalize its input in place
-        with Tape([own]) as tape, ExplicitAttention(lambda node: seen.append(_Matrices(node, len(tape.steps)))):
-            output = model(own)
+        with (
+            Tape(call.sources(own)) as tape,
+            ExplicitAttention(lambda node: seen.append(_Matrices(node, len(tape.steps)))),
+        ):
+            output = call(own)
     steps, logits = split.ending.logits(tape, output)
     layers, length = _at_the_final_grid(seen, split, len(own))
     if not layers or len(layers) < len(seen):  # attention elsewhere (windows, other resolutions) mixes cells unseen

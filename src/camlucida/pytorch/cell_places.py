@@ -113,10 +113,14 @@ def _features_of(value: RecordedValue) -> FeaturesOf:
     place = Place(value.step.func, value.step.nth, value.output)
 
     def features_of(inputs: Tensor) -> Tensor | None:
-        with torch.no_grad(), Tape([], cut=place) as tape:
-            value.run.model(inputs)
-        same = tape.original is not None and tape.original.shape[1:] == value.tensor.shape[1:]
-        return tape.original if same else None
+        made = []
+        for call, part, count in value.run.call.portions(inputs):
+            with torch.no_grad(), Tape([], cut=place) as tape:
+                call(part)
+            if tape.original is None or tape.original.shape[1:] != value.tensor.shape[1:]:
+                return None
+            made.append(tape.original[:count])
+        return made[0] if len(made) == 1 else torch.cat(made)
 
     return features_of
 

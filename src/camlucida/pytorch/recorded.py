@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from camlucida.pytorch.grid import Layout, candidates
 from camlucida.pytorch.head import RecordedFunction
+from camlucida.pytorch.model_call import ModelCall
 from camlucida.pytorch.tape import TapeStep, Value, bottlenecks, value_of
 
 
@@ -18,10 +19,15 @@ from camlucida.pytorch.tape import TapeStep, Value, bottlenecks, value_of
 class RecordedPass:
     """A recorded pass, for the search: the steps on the way from a small batch to its logits."""
 
-    model: nn.Module
+    call: ModelCall
     batch: Tensor
     steps: list[TapeStep]
     logits: Tensor
+
+    @property
+    def model(self) -> nn.Module:
+        """What ran."""
+        return self.call.module
 
     @property
     def end(self) -> Value:
@@ -31,6 +37,15 @@ class RecordedPass:
     def bottlenecks(self) -> list[RecordedValue]:
         """The values through which every path from the input to the logits leads, first to last."""
         return [RecordedValue(self, *place) for place in bottlenecks(self.steps, self.end)]
+
+    @cached_property
+    def of_pictures(self) -> set[Value]:
+        """The values that depend on the pictures, and not on other arguments alone."""
+        reached = {value for step in self.steps for value in step.inputs if value[0] == id(self.batch)}
+        for step in self.steps:
+            if reached.intersection(step.inputs):
+                reached.update(step.outputs)
+        return reached
 
     @cached_property
     def readout(self) -> Tensor:
@@ -77,7 +92,7 @@ class RecordedValue:
     @cached_property
     def layouts(self) -> list[Layout]:
         """How it could lie over the input."""
-        if not self.tensor.is_floating_point():
+        if not self.tensor.is_floating_point() or self.step.outputs[self.output] not in self.run.of_pictures:
             return []
         return candidates(self.tensor.shape, self.run.batch.shape[0], self.run.batch.shape[2:])
 

@@ -16,7 +16,8 @@ from camlucida.errors import FeaturesNotFoundError
 from camlucida.pytorch.cell_places import certain_layout, choose_layout, layout_in_place
 from camlucida.pytorch.grid import Layout
 from camlucida.pytorch.head import Kind, Pooling, classify, find_pooling
-from camlucida.pytorch.outputs import Ending, as_rows, find_ending, logits_in
+from camlucida.pytorch.model_call import ModelCall
+from camlucida.pytorch.outputs import Ending, as_rows, find_ending
 from camlucida.pytorch.recorded import RecordedPass, RecordedValue, some_layers
 from camlucida.pytorch.tape import Place, Tape, frontiers, on_the_way, tensors_in, value_of
 from camlucida.targets import Activation
@@ -90,46 +91,46 @@ class Recording:
         return Split(
             Place(value.step.func, value.step.nth, value.output), Place(last.func, last.nth, 0), layout,
             tuple(value.tensor.shape[1:]), tuple(step.name for step in value.head.steps), self.ending, kind, pooling,
-            as_rows(self.run.logits).shape[1], self.run.readout is not self.run.logits,
+            as_rows(self.run.logits, len(self.run.batch)).shape[1], self.run.readout is not self.run.logits,
         )  # fmt: skip
 
 
-def trace(model: nn.Module, batch: Tensor, layer: nn.Module | None = None) -> Split:
+def trace(call: ModelCall, batch: Tensor, layer: nn.Module | None = None) -> Split:
     """Run the model once on a small batch and find the split.
 
     Args:
-        model: in evaluation mode.
+        call: of the model, in evaluation mode.
         batch: preprocessed input (B, C, *space).
         layer: take this module's (last) output as the features instead of searching.
 
     Raises:
         FeaturesNotFoundError: nothing spatial was found, or its grid is not certain.
     """
-    recording = record(model, batch, layer)
+    recording = record(call, batch, layer)
     return recording.split(search(recording.run) if layer is None else _named(recording.run, recording.named))
 
 
-def record(model: nn.Module, batch: Tensor, layer: nn.Module | None = None) -> Recording:
+def record(call: ModelCall, batch: Tensor, layer: nn.Module | None = None) -> Recording:
     """Run the model once on a small batch; see ``trace``."""
     named: list[Tensor] = []
     hooks = []
     if layer is not None:
         hooks.append(layer.register_forward_hook(lambda _module, _args, out: named.extend(list(tensors_in(out))[:1])))
     try:
-        with torch.no_grad(), Tape([batch]) as tape:
-            output = model(batch)
+        with torch.no_grad(), Tape(call.sources(batch)) as tape:
+            output = call(batch)
     finally:
         for hook in hooks:
             hook.remove()
-    logits = logits_in(output)
+    ending = find_ending(tape, output, len(batch), call.expected)
+    logits = ending.output(output)
     steps = on_the_way(tape.steps, value_of(logits))
     if not steps:
         raise FeaturesNotFoundError(
             f"no torch call leads from the input {tuple(batch.shape)} to the logits {tuple(logits.shape)}: "
             "the model hides its calls (TorchScript, custom autograd functions); wrap its last layer in plain torch"
         )
-    ending = find_ending(steps)
-    return Recording(RecordedPass(model, batch, *ending.before(steps, logits)), tuple(named), ending)
+    return Recording(RecordedPass(call, batch, *ending.before(steps, logits)), tuple(named), ending)
 
 
 def search(run: RecordedPass) -> FoundFeatures:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from camlucida.errors import FeaturesNotFoundError, TargetError
 from camlucida.pytorch.cell_places import choose_layout, layout_in_place
 from camlucida.pytorch.grid import Layout
+from camlucida.pytorch.model_call import ModelCall
 from camlucida.pytorch.recorded import RecordedValue
 from camlucida.pytorch.split import FoundFeatures, Split, learned, record, search, trace
 
@@ -63,11 +64,11 @@ def _resolved(model: nn.Module, layer: Layer) -> Resolved:
     return layer
 
 
-def find_splits(model: nn.Module, batch: Tensor, layers: Sequence[Resolved]) -> tuple[Split, ...]:
+def find_splits(call: ModelCall, batch: Tensor, layers: Sequence[Resolved]) -> tuple[Split, ...]:
     """Where to cut a pass for each layer, shallow to deep, each place once.
 
     Args:
-        model: in evaluation mode.
+        call: of the model, in evaluation mode.
         batch: preprocessed input (B, C, *space), a small one.
         layers: as ``resolved`` gives them; "stages" stands for several.
 
@@ -75,11 +76,11 @@ def find_splits(model: nn.Module, batch: Tensor, layers: Sequence[Resolved]) -> 
         FeaturesNotFoundError: a layer gives no spatial features.
         TargetError: there is no stage of that number.
     """
-    every = stages(model, batch) if any(isinstance(layer, int) or layer == "stages" for layer in layers) else ()
+    every = stages(call, batch) if any(isinstance(layer, int) or layer == "stages" for layer in layers) else ()
     splits: list[Split] = []
     for layer in layers:
         if isinstance(layer, nn.Module):
-            splits.append(trace(model, batch, layer))
+            splits.append(trace(call, batch, layer))
         elif layer == "stages":
             splits += every
         elif isinstance(layer, int):
@@ -91,11 +92,11 @@ def find_splits(model: nn.Module, batch: Tensor, layers: Sequence[Resolved]) -> 
                 )
             splits.append(every[layer])
         else:
-            splits.append(trace(model, batch))
+            splits.append(trace(call, batch))
     return tuple(sorted({split.place: split for split in splits}.values(), key=lambda split: -len(split.tail)))
 
 
-def stages(model: nn.Module, batch: Tensor) -> tuple[Split, ...]:
+def stages(call: ModelCall, batch: Tensor) -> tuple[Split, ...]:
     """The last value at each resolution that the network passes through, first to last.
 
     Found on the tape by numbers, as the last features are: among the values that everything passes through, behind the
@@ -106,13 +107,13 @@ def stages(model: nn.Module, batch: Tensor) -> tuple[Split, ...]:
     certain.
 
     Args:
-        model: in evaluation mode.
+        call: of the model, in evaluation mode.
         batch: preprocessed input (B, C, *space), a small one.
 
     Raises:
         FeaturesNotFoundError: nothing spatial was found.
     """
-    recording = record(model, batch)
+    recording = record(call, batch)
     run = recording.run
     found = [search(run)]
     decided: set[tuple[int, ...]] = set()

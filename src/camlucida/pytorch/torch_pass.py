@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from camlucida.errors import ModelError
 from camlucida.pytorch.attention_weights import Attention, run_with_attention
 from camlucida.pytorch.head import DESCRIPTIONS, FrozenStatistics, Pooling, RecordedFunction
-from camlucida.pytorch.outputs import as_rows, logits_in
+from camlucida.pytorch.model_call import ModelCall
+from camlucida.pytorch.model_pass import ModelPass, each_gradient_of
+from camlucida.pytorch.outputs import as_rows
 from camlucida.pytorch.split import Split
-from camlucida.pytorch.tape import Tape, TapeStep
+from camlucida.pytorch.tape import TapeStep
 from camlucida.targets import Score
 
 
-class TorchPass:
+class TorchPass(ModelPass):
     """What one forward pass left behind: logits, features on their grid, and the head as a function.
 
     Everything is float32 (float64 for float64 models), whatever the model computed in; the backbone ran without
@@ -28,20 +29,19 @@ class TorchPass:
         features: (B, C, *grid), detached: the last spatial features, prefix tokens left out.
         split: where the cut was, and what kind of head stands behind it.
         inputs: (B, C, *space), the preprocessed inputs, in the model's own floating-point type.
-        model: what ran, in evaluation mode while a method computes.
+        call: what ran, in evaluation mode while a method computes.
     """
 
     def __init__(
-        self, split: Split, original: Tensor, head: RecordedFunction, logits: Tensor, inputs: Tensor, model: nn.Module,
+        self, split: Split, original: Tensor, head: RecordedFunction, logits: Tensor, inputs: Tensor, call: ModelCall,
         run: Callable[[Tensor], TorchPass],
     ) -> None:  # fmt: skip
         precise = torch.float64 if original.dtype == torch.float64 else torch.float32
+        super().__init__(call, inputs, logits, split.ending, precise)
         self.split = split
-        self.logits = as_rows(logits.detach().to(precise))
         self._with_prefix = original.detach().to(precise)
         self.features = split.layout.on_grid(self._with_prefix)
         self._head = head
-        self.inputs, self.model = inputs, model
         self._run = run
 
     @property
@@ -49,61 +49,21 @@ class TorchPass:
         """The tokens before the grid, (B, C, prefix)."""
         return self.split.layout.prefix_tokens(self._with_prefix)
 
-    @cached_property
-    def fast_format(self) -> torch.memory_format:
-        """How many inputs are best laid out in memory: channels last where CPU convolutions run faster so (float32
-        pictures; measured 1.3 to 1.4 times on a ResNet-50) and the model takes it, which one pass tries.
-        """
-        if self.inputs.ndim == 4 and self.inputs.device.type == "cpu" and self.inputs.dtype == torch.float32:
-            try:
-                self.predict(self.inputs[:1].contiguous(memory_format=torch.channels_last))
-            except RuntimeError:  # the model views its features as if channels came first
-                return torch.contiguous_format
-            return torch.channels_last
-        return torch.contiguous_format
-
     # --- the model again, on other inputs -----------------------------------------------------------------------------
 
     def again(self, inputs: Tensor) -> TorchPass:
         """The pass of other inputs (N, C, *space) of this one's size, cut at the same place."""
         return self._run(inputs)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits (N, K) of other inputs (N, C, *space) by a pass of the whole model; a final activation is left out.
-
-        Differentiable where gradients are on.
-        """
-        own = inputs.clone()  # a model may normalize its input in place
-        if not self.split.ending.dropped:
-            return as_rows(logits_in(self.model(own))).to(self.logits.dtype)
-        with Tape([own]) as tape:
-            output = self.model(own)
-        return as_rows(self.split.ending.logits(tape, output)[1]).to(self.logits.dtype)
-
-    def predict(self, inputs: Tensor, most: int = 32) -> Tensor:
-        """Logits (N, K) of other inputs (N, C, *space), by plain forward passes of at most ``most`` inputs."""
-        with torch.no_grad():
-            return torch.cat([self.forward(part) for part in torch.split(inputs, most)])
-
-    def input_gradients(self, score: Score, inputs: Tensor | None = None) -> Tensor:
-        """Gradients (B, T, C, *space) of scores with respect to the inputs (or others of their shape).
-
-        Runs backward through the whole network, whose parameters get no gradient.
-        """
-        leaf = (self.inputs if inputs is None else inputs).detach().clone().requires_grad_()
-        with torch.enable_grad():
-            scores = score(self.forward(leaf))
-        return torch.stack(list(each_gradient_of(scores, leaf)), 1)
-
     def attention(self, *, gradients: bool) -> Attention:
         """The attention matrices of one more pass; see ``attention_weights.run_with_attention``."""
-        return run_with_attention(self.model, self.inputs, self.split, gradients=gradients)
+        return run_with_attention(self.call, self.inputs, self.split, gradients=gradients)
 
     # --- the head, on other features ----------------------------------------------------------------------------------
 
     def head(self, features: Tensor) -> Tensor:
         """Logits (B, K) of other features (B, C, *grid); prefix tokens stay as they were. Differentiable."""
-        return as_rows(self._head(self.split.layout.put(self._with_prefix, features)))
+        return as_rows(self._head(self.split.layout.put(self._with_prefix, features)), len(features))
 
     def frozen_statistics(self) -> FrozenStatistics:
         """The scale statistics of the head's normalizations at this pass's features."""
@@ -131,7 +91,7 @@ class TorchPass:
         """
         leaf = self._with_prefix.clone().requires_grad_()
         with torch.enable_grad():
-            scores = score(as_rows(self._head(leaf.clone(), statistics)))
+            scores = score(as_rows(self._head(leaf.clone(), statistics), len(leaf)))
         layout = self.split.layout
         for gradient in each_gradient_of(scores, leaf):
             yield layout.on_grid(gradient), layout.prefix_tokens(gradient)
@@ -139,7 +99,7 @@ class TorchPass:
     def at_zero(self, score: Score, statistics: FrozenStatistics | None = None) -> Tensor:
         """The scores (B, T) of features that are zero everywhere, with ``statistics`` frozen if given."""
         with torch.no_grad():
-            return score(as_rows(self._head(torch.zeros_like(self._with_prefix), statistics)))
+            return score(as_rows(self._head(torch.zeros_like(self._with_prefix), statistics), len(self.inputs)))
 
     def steps_behind_pooling(self) -> tuple[TapeStep, ...]:
         """The recorded calls from the pooled vector to the logits."""
@@ -162,22 +122,9 @@ class TorchPass:
                 behind(pooled.reshape(shape), statistics)
 
         def head(vectors: Tensor) -> Tensor:
-            return as_rows(behind(vectors.reshape(shape), statistics))
+            return as_rows(behind(vectors.reshape(shape), statistics), len(vectors))
 
         return pooled, head
 
     def _behind(self, pooling: Pooling) -> RecordedFunction:
         return self._head.behind(pooling.index, pooling.output)
-
-
-def each_gradient_of(scores: Tensor, leaf: Tensor) -> Iterator[Tensor]:
-    """The gradient of one column of scores (B, T) after the other with respect to ``leaf``, each of its shape."""
-    if not scores.requires_grad:
-        yield from (torch.zeros_like(leaf) for _ in range(scores.shape[1]))
-        return
-    with torch.enable_grad():
-        columns = scores.sum(0).unbind()
-    for t, column in enumerate(columns):
-        more = t < len(columns) - 1
-        (gradient,) = torch.autograd.grad(column, leaf, retain_graph=more, allow_unused=True)
-        yield torch.zeros_like(leaf) if gradient is None else gradient

@@ -17,6 +17,7 @@ from camlucida.pytorch.head import DESCRIPTIONS
 from camlucida.pytorch.outputs import as_rows
 from camlucida.pytorch.tape import CallCounter, Place, tensors_in
 from camlucida.pytorch.torch_pass import TorchPass
+from camlucida.targets import Expected, OutputName
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,13 @@ class _KeptTensors(TorchFunctionMode):
         return result
 
 
-def with_maps(net: nn.Module, example: Tensor | None = None, *, layer: str | nn.Module | None = None) -> WithMaps:
+def with_maps(
+    net: nn.Module,
+    example: Tensor | None = None,
+    *,
+    layer: str | nn.Module | None = None,
+    output: OutputName = None,
+) -> WithMaps:
     """A module whose forward returns ``(logits, maps)``: exact class activation maps of every class, in one pass.
 
     Args:
@@ -96,6 +103,7 @@ def with_maps(net: nn.Module, example: Tensor | None = None, *, layer: str | nn.
             the result, which changes nothing in it; call ``eval()`` before export.
         example: an input (B, C, *space) of the size to come; None takes the network's own ``pretrained_cfg``, or 224.
         layer: the features' layer, by name or module; None finds the last spatial features.
+        output: which of the tensors that it returns are its logits, as ``explain`` takes it.
 
     Returns:
         A module: images (B, C, *space) -> logits (B, K), maps (B, K, *grid) in logits per cell. Its ``bias`` (K,) makes
@@ -112,7 +120,7 @@ def with_maps(net: nn.Module, example: Tensor | None = None, *, layer: str | nn.
         >>> logits.shape, maps.shape
         (torch.Size([4, 5]), torch.Size([4, 5, 16, 16]))
     """
-    engine = TorchEngine(net, layer)
+    engine = TorchEngine(net, layer, Expected(output))
     batch = torch.randn(2, *_input_size(net)) if example is None else example
     forward_pass = engine.run(batch)
     split = forward_pass.split

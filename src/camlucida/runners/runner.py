@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.errors import TargetError
-from camlucida.targets import Activation, Classes, Targets, logit_spread
+from camlucida.errors import ModelError, TargetError
+from camlucida.targets import Activation, Classes, Targets, joined_targets, logit_spread
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Facts:
         grid: the maps' grid.
         classes: how many logits.
         activation: what turns logits into probabilities, if the model itself says; None if it does not.
+        output: which of several outputs of the model is explained, as a path; empty if there is one.
+        note: what a reader should know of that output.
     """
 
     head: str
@@ -30,6 +32,8 @@ class Facts:
     grid: tuple[int, ...]
     classes: int
     activation: Activation | None
+    output: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,20 @@ class MapBatch:
     facts: Facts
     unit: str = ""
 
+    def first(self, count: int) -> MapBatch:
+        """Those of the first inputs."""
+        arrays: dict[str, Any] = {name: getattr(self, name)[:count] for name in _ARRAYS}
+        return replace(self, targets=self.targets.first(count), **arrays)
+
+
+_ARRAYS = ("logits", "scores", "maps", "bias")
+
+
+def joined_maps(parts: Sequence[MapBatch]) -> MapBatch:
+    """The answers for parts of a batch as one."""
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+    return replace(parts[0], targets=joined_targets([part.targets for part in parts]), **arrays)
+
 
 class Runner(Protocol):
     """A model that can explain batches of preprocessed inputs. Safe to call from several threads."""
@@ -62,6 +80,34 @@ class Runner(Protocol):
     def facts(self, batch: Any) -> Facts:
         """What is known of the model for inputs shaped like this batch."""
         ...
+
+
+def with_arguments(
+    runner: Runner,
+    inputs: Sequence[Any],
+    keywords: Mapping[str, Any],
+    pictures: str | int | None,
+    rows: range,
+    count: int,
+) -> Runner:
+    """A runner for a model that takes more than pictures.
+
+    Args:
+        runner: of the model.
+        inputs: further positional arguments.
+        keywords: further keyword arguments.
+        pictures: where the pictures go among them; None finds it.
+        rows: the numbers of the pictures to come among all that the arguments are for.
+        count: how many those are.
+
+    Raises:
+        ModelError: the model takes pictures alone.
+    """
+    make = getattr(runner, "with_arguments", None)
+    if make is None:
+        raise ModelError("inputs and forward_kwargs go with PyTorch models; this one takes pictures alone")
+    bound: Runner = make(inputs, keywords, pictures, rows, count)
+    return bound
 
 
 def residuals(maps: MapBatch) -> NDArray[np.float32]:

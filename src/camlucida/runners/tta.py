@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from camlucida.errors import MethodError
 from camlucida.images.symmetries import SIDES, TTA, transformed, undone
-from camlucida.runners.runner import Facts, MapBatch, Runner
+from camlucida.runners.runner import Facts, MapBatch, Runner, with_arguments
 from camlucida.targets import Classes
 
 
@@ -40,6 +40,10 @@ class _Averaged:
 
     runner: Runner
     tta: TTA
+
+    def with_arguments(self, *arguments: Any) -> Runner:
+        """For a model that takes more than pictures."""
+        return _Averaged(with_arguments(self.runner, *arguments), self.tta)
 
     def explain(self, batch: Any, classes: Classes, class_names: Sequence[str] | None) -> MapBatch:
         """The upright view's logits; the means of all views' maps, bias and scores."""

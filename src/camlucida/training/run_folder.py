@@ -21,7 +21,7 @@ from camlucida.models.model import Model
 from camlucida.pytorch.state import evaluating
 from camlucida.runners.runner import Facts, MapBatch, Runner, picked
 from camlucida.runners.torch_runner import TorchRunner
-from camlucida.targets import Classes, choose
+from camlucida.targets import Classes, Expected, choose
 from camlucida.training.config import TrainConfig
 from camlucida.training.network import Network, make_network
 from camlucida.training.saved_files import (
@@ -128,10 +128,10 @@ def open_run(name: str | Path) -> Model:
     folder = Path(name)
     network, run = open_network(folder)
 
-    def runner(method: Method, layer: Any) -> Runner:
+    def runner(method: Method, layer: Any, expected: Expected | None = None) -> Runner:
         if method.name == "cam" and layer is None:
             return OwnMaps(network, run.config.head)
-        return TorchRunner(network, method, layer)
+        return TorchRunner(network, method, layer, expected)
 
     note = "" if run.state == "complete" else "its training is not finished: these are the best weights so far"
     return Model(

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from camlucida.errors import CamlucidaError, MissingExtraError, TrainingError, first_line
 from camlucida.models.torch_module import open_file, timm_preprocess
 from camlucida.pytorch.split import Split
+from camlucida.pytorch.model_call import ModelCall
 from camlucida.pytorch.stages import stages
 from camlucida.pytorch.state import evaluating
 from camlucida.pytorch.tape import CallCounter, replaced, tensors_in
@@ -168,7 +169,7 @@ def _cut(config: TrainConfig, candidates: Iterable[tuple[Any, _MeanStd]]) -> Cut
         images = torch.randn(2, 3, config.size, config.size, generator=torch.Generator().manual_seed(0))
         try:
             with evaluating(net), torch.no_grad():
-                every = stages(net, images)
+                every = stages(ModelCall(net), images)
         except CamlucidaError as error:
             refusal = str(error)
             continue
