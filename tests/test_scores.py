@@ -246,9 +246,9 @@ class Detector(nn.Module):
         boxes = torch.cat((corner, corner + 4 + cells[:, 3:5].sigmoid() * 4), 1)
         chosen = scores > self.threshold
         boxes, scores, labels = boxes[chosen], scores[chosen], labels[chosen]
-        kept = []
+        shared, kept = overlaps(boxes, boxes).tolist(), []
         for i in scores.argsort(descending=True).tolist():
-            if all(float(overlaps(boxes[i : i + 1], boxes[k : k + 1]).detach()) < 0.3 for k in kept):
+            if all(shared[i][k] < 0.3 for k in kept):
                 kept.append(i)
         kept = torch.tensor(kept, dtype=torch.int64)
         return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
