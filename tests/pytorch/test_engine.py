@@ -135,10 +135,12 @@ def test_a_network_without_space_says_what_was_seen():
         explain(CONV.batch(), net)
 
 
-def test_torchscript_is_refused(recwarn):
+def test_torchscript_has_scores_and_no_features(recwarn):
     net, x = single()
-    with pytest.raises(ModelError, match=r"a TorchScript module hides its calls: pass the nn.Module it was made from"):
-        explain(x, torch.jit.trace(net, x))
+    script = torch.jit.trace(net, x)
+    with pytest.raises(FeaturesNotFoundError, match=r"pass the module that was scripted, or methods that need scores"):
+        explain(x, script)
+    same(explain(x, script, method="occlusion"), explain(x, net, method="occlusion"), 1e-6)
     recwarn.clear()  # torch deprecates its own tracing
 
 

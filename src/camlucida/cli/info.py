@@ -67,6 +67,8 @@ def _explained(explainer: Explainer, picture: Picture) -> dict[str, Any]:
         "features": facts.features,
         "grid": "×".join(map(str, facts.grid)),
         "classes": facts.classes,
+        **({"output": facts.output} if facts.output else {}),
+        **({"scores": facts.note} if facts.note else {}),
         "head": facts.head,
         "residual": number(explanation.residual.max()),
         "sample": explanation.caption(0),

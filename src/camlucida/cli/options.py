@@ -60,7 +60,8 @@ PictureSize = Annotated[
     str | None, typer.Option("--size", metavar="HxW", help="The pictures' size, where the model leaves it open.")
 ]
 Output = Annotated[
-    str | None, typer.Option(help="The output of an ONNX file that scores the classes, by name or number.")
+    str | None,
+    typer.Option(help="Which of several outputs of the model scores the classes: a name, number or path (0.logits)."),
 ]
 FitSplit = Annotated[str, typer.Option(help="The split to fit on.")]
 

@@ -96,7 +96,7 @@ def export(source: str | Path, out: str | Path, options: ExportOptions | None = 
     options, out = options or ExportOptions(), Path(out)
     _check(options, source, out)
     with tempfile.TemporaryDirectory(prefix="camlucida-") as scratch:
-        traced = None if str(source).endswith(".onnx") else _traced(str(source), options.size_hw, Path(scratch))
+        traced = None if str(source).endswith(".onnx") else _traced(str(source), options, Path(scratch))
         path = Path(source) if traced is None else traced.path
         graph = read(path, None if traced is None else str(source))
         told = Sidecar() if traced is not None else read_sidecar(path)
@@ -108,9 +108,10 @@ def export(source: str | Path, out: str | Path, options: ExportOptions | None = 
             options.class_names or told.class_names,
             *map(names_in, map(entries.get, NAME_KEYS, [""] * len(NAME_KEYS))),
         ]
+        output = options.output or told.output if traced is None else None  # traced graphs have one
         new, facts = add_maps(
             graph.model, options, name=graph.name, folder=graph.folder, size_hw=size_hw,
-            output=options.output or told.output, named=[len(names) for names in lists if names],
+            output=output, named=[len(names) for names in lists if names],
         )  # fmt: skip
         takes = facts.graph.takes
         known = read_metadata(entries, facts.classes, takes) if traced is None else known
@@ -148,13 +149,13 @@ def _check(options: ExportOptions, source: str | Path, out: Path) -> None:
         raise ExportError(f"size: expected a height and width of 1 to 4096 pixels, got {options.size_hw}")
 
 
-def _traced(source: str, size_hw: tuple[int, int] | None, scratch: Path) -> TorchGraph:
+def _traced(source: str, options: ExportOptions, scratch: Path) -> TorchGraph:
     """A PyTorch model's graph; PyTorch is imported here alone."""
     try:
         from camlucida.export.torch_graph import trace
     except ModuleNotFoundError as error:
         raise MissingExtraError("PyTorch", "torch") from error
-    return trace(source, size_hw, scratch)
+    return trace(source, options.size_hw, scratch, options.output)
 
 
 def _preprocess(

@@ -128,7 +128,7 @@ def record(call: ModelCall, batch: Tensor, layer: nn.Module | None = None) -> Re
     if not steps:
         raise FeaturesNotFoundError(
             f"no torch call leads from the input {tuple(batch.shape)} to the logits {tuple(logits.shape)}: "
-            "the model hides its calls (TorchScript, custom autograd functions); wrap its last layer in plain torch"
+            "the model hides its calls (torch.func.vmap, NumPy, functions of C++); write its last layers in plain torch"
         )
     return Recording(RecordedPass(call, batch, *ending.before(steps, logits)), tuple(named), ending)
 

@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import nn
-
-from camlucida.errors import ModelError
 
 _lock = threading.Lock()
 _inside: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()
@@ -18,16 +15,8 @@ _inside: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``.
-
-    Raises:
-        ModelError: for TorchScript modules, whose calls cannot be seen.
-    """
+    """The module inside ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
     while True:
-        if isinstance(model, torch.jit.ScriptModule):
-            raise ModelError(
-                "a TorchScript module hides its calls: pass the nn.Module it was made from, or export ONNX"
-            )
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
         elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
@@ -45,9 +34,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     with _lock:
         for module in modules:
-            count, training = _inside.get(module, (0, module.training))
+            now = getattr(module, "training", False)  # frozen scripts have no mode
+            count, training = _inside.get(module, (0, now))
             _inside[module] = (count + 1, training)
-            if module.training:
+            if now:
                 module.training = False
     try:
         yield

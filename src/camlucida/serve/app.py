@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive
@@ -19,7 +19,7 @@ from starlette.types import Receive
 from camlucida.explainer import Explainer
 from camlucida.models import Model, open_model
 from camlucida.models.model import with_fields
-from camlucida.serve.concurrency import ClientGoneError, ConcurrencyLimiter, refuse
+from camlucida.serve.concurrency import ConcurrencyLimiter, refuse
 from camlucida.serve.explain_request import multipart_boundary
 from camlucida.serve.middleware import SecurityMiddleware
 from camlucida.serve.openapi import openapi_document
@@ -51,7 +51,7 @@ def create_app(
         model: as for ``open_model``; None is the demonstration model.
         settings: limits; None takes the defaults.
         providers: what runs an ONNX model; see ``open_model``.
-        output: which output of an ONNX model scores the classes.
+        output: which output of the model scores the classes.
         fields: of ``Preprocess``, where the model's own are not to be taken.
 
     Returns:
@@ -105,7 +105,7 @@ def _api_routes(batcher: RequestBatcher, metrics: RequestMetrics, settings: Serv
             async with limiter.received(request) as body:
                 with metrics.seconds.time():
                     return await _answered(batcher, body, boundary, request.receive, settings.timeout)
-        except ClientGoneError:
+        except ClientDisconnect:
             return Response(status_code=CLIENT_LEFT)
 
     async def counters(_: Request) -> Response:

@@ -26,7 +26,7 @@ from camlucida.serve.concurrency import RETRY
 from camlucida.serve.explain_request import ExplainRequest, KnownClasses, RequestedClasses, check_pixels, parse_request
 from camlucida.serve.problems import UNEXPECTED, ProblemError
 from camlucida.serve.settings import ServerSettings
-from camlucida.targets import Activation, default_activation
+from camlucida.targets import Activation, settled_activation
 
 logger = logging.getLogger("camlucida.serve")
 
@@ -92,8 +92,10 @@ class RequestBatcher:
                 "again without --top"
             )
         self.grid_hw = maps.maps.shape[2:]
-        known = explainer.activation or maps.facts.activation
-        self.activation: Activation = known or default_activation(self.classes.width)
+        self.activation: Activation = settled_activation(
+            explainer.activation, maps.facts.activation, self.classes.width
+        )
+        self._of_scores = maps.facts.note
         self._names = tuple(self.classes.all_names())
         self.under_way = 0  # touched by the event loop alone
         self._reading = 0
@@ -239,7 +241,7 @@ class RequestBatcher:
         if not (np.isfinite(maps.maps[i, columns]).all() and np.isfinite(maps.logits[i]).all()):
             raise ProblemError(500, "the model's map of this picture is not finite; look for an overflow in the model")
         model, ids = self.explainer.model, maps.targets.ids[i, columns]
-        note = "; ".join(filter(None, (model.picture_note, prepared.note)))
+        note = "; ".join(filter(None, (model.picture_note, self._of_scores, prepared.note)))
         explanation = Explanation(
             maps.logits[i][None], ids[None], maps.scores[i, columns][None], maps.maps[i, columns][None],
             maps.bias[i, columns][None], residual[i, columns][None], (tuple(self._names[k] for k in ids),),
