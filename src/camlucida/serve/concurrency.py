@@ -21,10 +21,6 @@ _LINGER = 1.0
 """Seconds that the rest of a refused body is still received, so that its sender sees the answer."""
 
 
-class ClientGoneError(Exception):
-    """The client closed the connection."""
-
-
 class ConcurrencyLimiter:
     """Counts the requests of each client, and the bytes that all of them hold. Used by the event loop alone."""
 
@@ -49,37 +45,34 @@ class ConcurrencyLimiter:
 
         Raises:
             ProblemError: 413, it is too large; 408, it comes too slowly; 503, too much is held for others.
-            ClientGoneError: the client left.
+            ClientDisconnect: the client left.
         """
         settings, client = self._settings, _address(request)
         announced = request.headers.get("content-length", "0")
         limit = settings.max_body
         too_large = f"the body is larger than the limit of {limit} bytes; scale the picture down"
         chunks: list[bytes] = []
-        size, more = 0, True
+        size = 0
         self._under_way[client] += 1
         try:
             if announced.isdecimal() and int(announced) > limit:
                 raise await refuse(request, ProblemError(413, too_large, CLOSE), limit)
-            start = asyncio.get_running_loop().time()
-            while more:
-                try:
-                    async with asyncio.timeout_at(start + settings.body_timeout + size / MIN_RATE):
-                        message = await request.receive()
-                except TimeoutError:
-                    raise ProblemError(408, f"the request's body came too slowly: {size} bytes so far", CLOSE) from None
-                if message["type"] == "http.disconnect":
-                    raise ClientGoneError
-                chunk = message.get("body", b"")
-                if size + len(chunk) > limit:
-                    chunks.clear()
-                    raise await refuse(request, ProblemError(413, too_large, CLOSE), limit)
-                if self._held + len(chunk) > settings.max_held:
-                    raise ProblemError(503, "the server holds too much; try again later", {**RETRY, **CLOSE})
-                self._held += len(chunk)
-                size += len(chunk)
-                chunks.append(chunk)
-                more = message.get("more_body", False)
+            latest = asyncio.get_running_loop().time() + settings.body_timeout
+            try:
+                async with asyncio.timeout_at(latest) as deadline:
+                    async for chunk in request.stream():
+                        if size + len(chunk) > limit:
+                            chunks.clear()
+                            deadline.reschedule(None)
+                            raise await refuse(request, ProblemError(413, too_large, CLOSE), limit)
+                        if self._held + len(chunk) > settings.max_held:
+                            raise ProblemError(503, "the server holds too much; try again later", {**RETRY, **CLOSE})
+                        self._held += len(chunk)
+                        size += len(chunk)
+                        chunks.append(chunk)
+                        deadline.reschedule(latest + size / MIN_RATE)
+            except TimeoutError:
+                raise ProblemError(408, f"the request's body came too slowly: {size} bytes so far", CLOSE) from None
             body = b"".join(chunks)
             chunks.clear()
             yield body
