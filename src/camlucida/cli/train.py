@@ -72,8 +72,8 @@ def train(
         devices=devices, workers=workers, patience=patience, keep=keep, pretrained=pretrained,  # type: ignore[arg-type]
     )  # fmt: skip
     options.need_torch()
+    from camlucida.training.fit import calibrate_run
     from camlucida.training.fit import fit as train_network
-    from camlucida.training.run_calibration import calibrate_run
 
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # other processes of the same run say nothing
     learning, held_out = _parts(open_dataset(data, label=label), split_train, split_val)

@@ -1,15 +1,20 @@
-"""Train a network on examples: the whole way on one screen. The same call again goes on where it was killed."""
+"""Train a network on examples: the whole way on one screen. The same call again goes on where it was killed. Then
+choose how boxes are made of its maps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from camlucida.data.record import Example
+from camlucida.boxes.calibration import Calibration
+from camlucida.data.record import Dataset, Example, Record
 from camlucida.errors import TrainingError
+from camlucida.evaluation.operating_point import calibrated
 from camlucida.images.preprocess import Preprocess
 from camlucida.results.files import make_folder
 from camlucida.training.classifier_training import ClassifierTraining
@@ -17,10 +22,12 @@ from camlucida.training.config import TrainConfig
 from camlucida.training.example_batches import Pictures, fingerprint, multi_label
 from camlucida.training.network import make_network
 from camlucida.training.regularizers import make_regularizers
-from camlucida.training.run_folder import Run, check_resumable, write_record, write_weights
+from camlucida.training.run_folder import Run, check_resumable, open_run, store_calibration, write_record, write_weights
 from camlucida.training.training_loop import Row, run_training
 
 LAST = Path("checkpoints") / "last.ckpt"
+
+Guide = Literal["auto", "boxes", "pseudo"]
 
 
 def fit(
@@ -81,3 +88,35 @@ def fit(
             write_weights(out, training.result)
         write_record(out, replace(run, state="complete"))
     return out
+
+
+def calibrate_run(folder: Path, records: Sequence[Record], guide: Guide = "auto") -> Calibration:
+    """Choose how boxes are made of a run's maps on a validation split, and store it with the run.
+
+    The weights do not change.
+
+    Args:
+        folder: a run.
+        records: validation pictures; those without a label are left out.
+        guide: "boxes": true boxes of the split; "pseudo": pseudo-boxes made of the pictures' own colours, without any
+            truth; "auto": true boxes if the split has any.
+
+    Returns:
+        The calibration; its ``how`` says which it was.
+
+    Raises:
+        TrainingError: no record has a label, or boxes are to guide and there are none.
+        ModelError: the run cannot be opened.
+        DataError: a picture cannot be read.
+    """
+    labelled = tuple(record for record in records if record.example.labels)
+    if not labelled:
+        raise TrainingError("calibrate: no validation picture has a label")
+    boxed = any(len(record.truth.boxes) for record in labelled)
+    if guide == "boxes" and not boxed:
+        raise TrainingError("calibrate: the validation split has no boxes; take pseudo")
+    model = open_run(folder)
+    validation = Dataset("the validation split", tuple(model.class_names or ()), labelled)
+    calibration = calibrated(model, validation, boxes=boxed and guide != "pseudo")
+    store_calibration(folder, calibration)
+    return calibration

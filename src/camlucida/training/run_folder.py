@@ -19,19 +19,13 @@ from camlucida.images.preprocess import Preprocess
 from camlucida.methods.registry import Method
 from camlucida.models.model import Model
 from camlucida.pytorch.state import evaluating
+from camlucida.runners.arrays import to_array, to_tensor
 from camlucida.runners.runner import Facts, MapBatch, Runner, picked
 from camlucida.runners.torch_runner import TorchRunner
 from camlucida.targets import Classes, Expected, choose
+from camlucida.training import saved_files
 from camlucida.training.config import TrainConfig
 from camlucida.training.network import Network, make_network
-from camlucida.training.saved_files import (
-    is_resumable,
-    preprocess_of,
-    read_record_file,
-    reading_weights,
-    write_record_file,
-    write_weights_file,
-)
 
 RECORD, WEIGHTS = "model.json", "model.safetensors"
 
@@ -63,7 +57,7 @@ class Run:
 
 def write_record(folder: Path, run: Run) -> None:
     """Write ``model.json``, whole."""
-    write_record_file(folder / RECORD, {"camlucida": camlucida.__version__, **asdict(run)})
+    saved_files.write_record_file(folder / RECORD, {"camlucida": camlucida.__version__, **asdict(run)})
 
 
 def read_record(folder: Path) -> Run:
@@ -72,14 +66,14 @@ def read_record(folder: Path) -> Run:
     Raises:
         ModelError: there is no such file, or it is none of ours.
     """
-    return read_record_file(folder / RECORD, "a training run", _run_of)
+    return saved_files.read_record_file(folder / RECORD, "a training run", _run_of)
 
 
 def _run_of(values: dict[str, Any]) -> Run:
     calibration = values.get("calibration")
     return Run(
         TrainConfig.from_json(values["config"]), tuple(str(name) for name in values["classes"]),
-        bool(values["multi_label"]), preprocess_of(values["preprocess"]),
+        bool(values["multi_label"]), saved_files.preprocess_of(values["preprocess"]),
         tuple(map(str, values.get("data", ()))),
         "complete" if values.get("state") == "complete" else "training",
         None if calibration is None else Calibration.from_dict(calibration),
@@ -93,7 +87,7 @@ def store_calibration(folder: Path, calibration: Calibration) -> None:
 
 def write_weights(folder: Path, network: Network) -> None:
     """Write ``model.safetensors``, whole."""
-    write_weights_file(folder / WEIGHTS, network.used_state())
+    saved_files.write_weights_file(folder / WEIGHTS, network.used_state())
 
 
 def open_network(folder: Path) -> tuple[Network, Run]:
@@ -104,7 +98,7 @@ def open_network(folder: Path) -> tuple[Network, Run]:
     """
     run = read_record(folder)
     _check_code(folder, run.config)
-    with reading_weights(folder / WEIGHTS) as weights:
+    with saved_files.reading_weights(folder / WEIGHTS) as weights:
         network = make_network(replace(run.config, pretrained=False), len(run.classes))
         network.load_used_state(weights)
     return network.eval(), run
@@ -148,12 +142,9 @@ class OwnMaps:
 
     def explain(self, batch: Any, classes: Classes, class_names: Sequence[str] | None) -> MapBatch:
         """The maps of the asked classes, or of a score's linear combination of them."""
-        values = _tensor(batch)
-        with torch.inference_mode(False), torch.no_grad(), evaluating(self.network):
-            logits_of_all, maps_of_all = self.network.maps(values)
-            own = self.network.head.bias()
-        logits, maps = logits_of_all.float().numpy(), maps_of_all.detach().float().numpy()
-        bias = np.full(logits.shape[1], np.nan, np.float32) if own is None else own.detach().float().numpy()
+        logits, maps = self._of_all(batch)
+        own = self.network.head.bias()
+        bias = np.full(logits.shape[1], np.nan, np.float32) if own is None else to_array(own)
         targets = choose(classes, logits, class_names)
         if targets.weights is None and not targets.everything:
             raise ModelError("a run's own maps explain classes and their contrasts; for another score use a method "
@@ -163,14 +154,17 @@ class OwnMaps:
     def predict(self, batch: Any) -> NDArray[np.float32]:
         """Logits (B, K) alone."""
         with torch.inference_mode(), evaluating(self.network):
-            logits: NDArray[np.float32] = self.network(_tensor(batch)).float().numpy()
-        return logits
+            return to_array(self.network(_plain(batch)))
 
     def facts(self, batch: Any) -> Facts:
         """What one pass of one picture shows."""
+        return self._facts(self._of_all(batch[:1])[1])
+
+    def _of_all(self, batch: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits (B, K) and the maps of every class."""
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.network):
-            _, maps = self.network.maps(_tensor(batch)[:1])
-        return self._facts(maps.numpy())
+            logits, maps = self.network.maps(_plain(batch))
+        return to_array(logits), to_array(maps)
 
     def _facts(self, maps: NDArray[np.float32]) -> Facts:
         exact = self.network.head.bias() is not None
@@ -179,21 +173,17 @@ class OwnMaps:
         return Facts(f"{self.head}: {what}", "the trunk's last features", grid, int(maps.shape[1]), None)
 
 
-def _tensor(batch: Any) -> torch.Tensor:
-    tensor = batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(batch))
-    return tensor.detach().float().cpu()
+def _plain(batch: Any) -> torch.Tensor:
+    return to_tensor(batch).detach().float().cpu()
 
 
 def check_resumable(folder: Path, run: Run) -> State | None:
-    """Whether this run may go on in this folder.
-
-    Returns:
-        None where nothing is there yet, else the state of the run that is.
+    """Whether this run may go on in this folder: None where nothing is there yet, else the state of the run that is.
 
     Raises:
         TrainingError: the folder holds a run of another configuration, other classes or other pictures, or other files.
     """
-    if not is_resumable(folder, RECORD, "run"):
+    if not saved_files.is_resumable(folder, RECORD, "run"):
         return None
     there = read_record(folder)
     differences = run.config.differences(there.config)
