@@ -22,8 +22,8 @@ class Backbone(nn.Module):
 
     channels: tuple[int, ...]
     grid_hw: tuple[int, int]
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     unused: frozenset[str] = frozenset()
 
     def __init__(self) -> None:

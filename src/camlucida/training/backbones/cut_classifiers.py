@@ -11,8 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 from camlucida.errors import CamlucidaError, MissingExtraError, TrainingError, first_line
 from camlucida.models.torch_module import open_file, timm_preprocess
-from camlucida.pytorch.split import Split
 from camlucida.pytorch.model_call import ModelCall
+from camlucida.pytorch.split import Split
 from camlucida.pytorch.stages import stages
 from camlucida.pytorch.state import evaluating
 from camlucida.pytorch.tape import CallCounter, replaced, tensors_in
@@ -135,7 +135,7 @@ class _Until(TorchFunctionMode):
         return result
 
 
-_MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]] | None
+_MeanStd = tuple[tuple[float, ...], tuple[float, ...]] | None
 
 
 def cut_timm(config: TrainConfig) -> CutClassifier:
@@ -154,11 +154,8 @@ def cut_file(config: TrainConfig) -> CutClassifier:
 
 
 def _cut(config: TrainConfig, candidates: Iterable[tuple[Any, _MeanStd]]) -> CutClassifier:
-    """The first candidate with a stage of ``config.stride``, cut there.
-
-    Args:
-        config: size and stride are read.
-        candidates: classifiers, best first, each with the mean and std of its inputs if they are known.
+    """The first candidate with a stage of ``config.stride``, cut there. Candidates are classifiers, best first, each
+    with the mean and std of its inputs if they are known.
 
     Raises:
         TrainingError: none has a stage of that stride.
