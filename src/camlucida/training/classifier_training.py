@@ -46,13 +46,9 @@ class ClassifierTraining(ResumableTraining):
 
     Everything random is keyed by the seed and by where training stands, so that a run that goes on from a checkpoint
     draws what an undisturbed one draws.
-
-    Attributes:
-        average: the running average of the network's weights; None without.
-        tally: (2, 3), sums of loss and right guesses, and the count, of training and of validation in this epoch.
     """
 
-    tally: Tensor
+    tally: Tensor  # (2, 3): sums of loss and right guesses, and the count, of training and of validation in this epoch
 
     def __init__(
         self,

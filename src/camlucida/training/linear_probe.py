@@ -35,13 +35,7 @@ _BATCH = 64
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A linear classifier on features (N, C).
-
-    Attributes:
-        weight: float64 (K, C).
-        bias: float64 (K,).
-        strength: the C that was chosen.
-    """
+    """A linear classifier on features (N, C): float64 weight (K, C) and bias (K,), and the C that was chosen."""
 
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
@@ -64,11 +58,13 @@ def fit_linear(
 ) -> Linear:
     """Fit scikit-learn's linear classifier on standardized features; the standardization is folded into its weights.
 
+    The strength is chosen among ``STRENGTHS`` on held-out features and labels; without any it is 0.01 for the SVM, as
+    weak as high-dimensional features need, and 0.1 for logistic regression.
+
     Args:
         features: float (N, C).
         labels: (N,) in [0, classes); every class must be among them.
-        held_out: features and labels to choose the strength on, among ``STRENGTHS``; None: 0.01 for the SVM, as weak
-            as high-dimensional features need, and 0.1 for logistic regression.
+        held_out: likewise, or None.
         classes: K.
         classifier: "svm" (one against the rest, squared hinge, as in the paper) or "logistic" (multinomial).
 

@@ -57,13 +57,8 @@ def symmetric_maps(network: Network, images: Tensor, augment: Augment) -> tuple[
 
 @dataclass(frozen=True, eq=False)
 class PseudoLabels:
-    """Pictures with pseudo-boxes to learn from.
-
-    Attributes:
-        pictures: uint8 (N, S, S, 3), as the network sees them.
-        boxes: float32 (N, 4), xyxy in shares of the input.
-        weights: float32 (N,), in [0, 1]: the classifier's probability of the picture's label.
-        skipped: how many pictures gave no box.
+    """Pictures uint8 (N, S, S, 3), as the network sees them, with pseudo-boxes float32 (N, 4), xyxy in shares of the
+    input. Weights float32 (N,) are the classifier's probabilities of their labels; so many others gave no box.
     """
 
     pictures: NDArray[np.uint8]

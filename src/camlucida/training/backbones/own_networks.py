@@ -81,7 +81,7 @@ class Residual(nn.Module):
         return total.relu()
 
 
-USUAL_WIDTHS = {"small": (32, 64, 96, 128), "residual": (32, 64, 128, 256)}
+USUAL_WIDTHS = {"small": "32-64-96-128", "residual": "32-64-128-256"}
 """Channels of the stages where the name has none behind it."""
 
 
@@ -93,7 +93,7 @@ def own_network(config: TrainConfig) -> OwnNetwork:
     """
     name, _, rest = config.backbone.partition(":")
     try:
-        widths = tuple(int(width) for width in rest.split("-")) if rest else USUAL_WIDTHS[name]
+        widths = tuple(int(width) for width in (rest or USUAL_WIDTHS[name]).split("-"))
     except ValueError:
         raise TrainingError(f"backbone: expected {name}:32-64-128, got {config.backbone!r}") from None
     return OwnNetwork(widths, config.stride, config.size, name == "residual")

@@ -14,7 +14,7 @@ from camlucida.training.backbones.backbone import Backbone
 from camlucida.training.backbones.own_networks import conv_bn
 from camlucida.training.config import TrainConfig
 
-OWN = (128, 6, 4)
+OWN = "128-6-4"
 """Width, layers and heads of "vit"."""
 
 
@@ -166,7 +166,7 @@ def token_backbone(config: TrainConfig) -> TokenBackbone:
     name, _, rest = config.backbone.partition(":")
     if name == "timm":
         return TimmTransformer(rest, config.size, config.stride, config.pretrained)
-    parts = rest.split("-") if rest else [str(number) for number in OWN]
+    parts = (rest or OWN).split("-")
     if name != "vit" or len(parts) != 3 or not all(part.isdecimal() for part in parts):
         raise TrainingError(f"backbone: tscam needs a transformer, vit, vit:128-6-4 (width, layers, heads) or "
                             f"timm:NAME, got {config.backbone!r}")  # fmt: skip

@@ -18,11 +18,8 @@ Stages = Sequence[Tensor]
 
 @dataclass(frozen=True)
 class Criterion:
-    """The classification loss, in float32: cross entropy with soft targets, or binary cross entropy a class.
-
-    Attributes:
-        label_smoothing: in [0, 1).
-        multi_label: whether a picture may have several classes, or none.
+    """The classification loss, in float32: cross entropy with soft targets, or, where a picture may have several
+    classes or none, binary cross entropy a class. Label smoothing is in [0, 1).
 
     Example:
         >>> import torch
@@ -34,11 +31,8 @@ class Criterion:
     multi_label: bool = False
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The mean over pictures (and over classes, if multi-label).
-
-        Args:
-            logits: (B, K).
-            targets: (B, K), shares of the classes in [0, 1]: each row sums to 1 unless ``multi_label``.
+        """The mean over pictures (and over classes, if multi-label) of logits (B, K) against targets (B, K), shares of
+        the classes in [0, 1]: each row sums to 1 unless ``multi_label``.
         """
         if self.multi_label:
             soft = targets * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
