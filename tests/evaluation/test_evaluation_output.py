@@ -20,8 +20,7 @@ from typer.testing import CliRunner
 from camlucida.cli.evaluate import evaluate as command
 from camlucida.errors import OutputError, TargetError
 from camlucida.evaluation import evaluate
-from camlucida.evaluation.curves import curves_svg
-from camlucida.evaluation.page import page
+from camlucida.evaluation.page import curves_svg, page
 from camlucida.evaluation.table import print_table
 
 

@@ -7,14 +7,13 @@ import pytest
 
 from camlucida.boxes.calibration import Calibration
 from camlucida.boxes.localize import iou
-from camlucida.evaluation.accuracy import Accuracy
 from camlucida.evaluation.bootstrap import Bootstrap, interval
 from camlucida.evaluation.cases import chosen
 from camlucida.evaluation.centre_baselines import centre_map, centre_overlaps, counted
 from camlucida.evaluation.findings import Baseline, Figure, Value
 from camlucida.evaluation.grid_pointing import Known, asked, layouts
 from camlucida.evaluation.labelled_map import CountingSettings
-from camlucida.evaluation.measures import ACCURACY, CLASSES, FIGURES, GRID, MEASURES
+from camlucida.evaluation.measures import ACCURACY, CLASSES, FIGURES, GRID, MEASURES, Accuracy
 from camlucida.evaluation.verdict import CLAIMS, warnings
 from camlucida.metrics import MaxBoxAcc, PointingGame, PxAP, box_overlaps
 

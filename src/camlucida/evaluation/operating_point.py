@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import cv2
@@ -73,8 +73,8 @@ def _true_pairs(picture: Explained, mode: Mode) -> Iterator[Pair]:
     """Each map with its true boxes, at the size of evaluation."""
     truth = picture.record.truth
     boxes = truth.boxes_at(picture.view.image_hw, size_for(picture.view, mode)).clip(0)
-    for label, heatmap in zip(picture.labels, _heatmaps(picture, mode), strict=True):
-        yield heatmap, boxes[truth.box_labels == label]
+    for label, grid in zip(picture.labels, picture.maps, strict=True):
+        yield laid(grid, picture.view, mode), boxes[truth.box_labels == label]
 
 
 def _pseudo_pairs(picture: Explained, mode: Mode) -> Iterator[Pair]:
@@ -82,12 +82,9 @@ def _pseudo_pairs(picture: Explained, mode: Mode) -> Iterator[Pair]:
     pixels, size_hw = picture.picture.pixels, size_for(picture.view, mode)
     if pixels.shape[:2] != size_hw:
         pixels = np.asarray(cv2.resize(pixels, size_hw[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-    for heatmap in _heatmaps(picture, mode):
+    for grid in picture.maps:
+        heatmap = laid(grid, picture.view, mode)
         yield heatmap, pseudo_box(pixels, heatmap)
-
-
-def _heatmaps(picture: Explained, mode: Mode) -> Sequence[NDArray[np.float32]]:
-    return [laid(grid, picture.view, mode) for grid in picture.maps]
 
 
 def _raise(message: str) -> None:
