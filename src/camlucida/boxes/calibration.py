@@ -116,8 +116,7 @@ class Calibration:
 
     def mask(self, heatmap: ArrayLike) -> NDArray[np.bool_]:
         """The object's pixels of a map laid over its picture: bool H×W for real H×W; empty for a constant map."""
-        above: NDArray[np.bool_] = normalized(as_heatmap(heatmap), self.normalization, self.percentile) > self.threshold
-        return above
+        return normalized(as_heatmap(heatmap), self.normalization, self.percentile) > self.threshold
 
     def boxes(self, heatmap: ArrayLike) -> NDArray[np.int64]:
         """Half-open xyxy boxes (M, 4) of a map laid over its picture; M ≤ 1 for the largest part, else largest first.

@@ -75,8 +75,7 @@ def fine_levels(heatmap: NDArray[Any]) -> NDArray[np.int32]:
     """
     scaled = unit_scaled(heatmap) * 255.0
     scaled *= STEPS  # a power of two: no rounding, so whole levels stay where the benchmark puts them
-    fine: NDArray[np.int32] = scaled.astype(np.int32)
-    return fine
+    return scaled.astype(np.int32)
 
 
 def outer_parts(fine: NDArray[np.int32], wanted: Sequence[Wanted]) -> list[LevelParts]:

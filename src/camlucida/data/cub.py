@@ -70,5 +70,4 @@ def _record(tree: Tree, name: str, said: dict[str, str], ids: dict[str, int]) ->
 
 def _silhouette(path: Path) -> NDArray[np.bool_]:
     """A segmentation whose grey says how many annotators called a pixel bird: set where at least half did."""
-    silhouette: NDArray[np.bool_] = read(path).pixels[:, :, 0] >= 128
-    return silhouette
+    return read(path).pixels[:, :, 0] >= 128

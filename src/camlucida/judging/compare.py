@@ -126,8 +126,7 @@ def ranks(values: NDArray[Any]) -> NDArray[np.float64]:
     """
     _, inverse, counts = np.unique(values.ravel(), return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    shared: NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
-    return shared
+    return (last - (counts - 1) / 2)[inverse]
 
 
 def sheet(results: Sequence[MethodResult], colormap: str | None = None) -> Image.Image:

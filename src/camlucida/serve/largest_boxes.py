@@ -153,5 +153,4 @@ def _part_numbers(
     border = at_end | next_begin
     joints[:, :, 3::4] = border[:, :-1] & border[:, 1:]
     _, drawn_numbers = cv2.connectedComponents(drawn.reshape(-1, 4 * cells), connectivity=8, ltype=cv2.CV_32S)
-    numbers: NDArray[np.int32] = np.asarray(drawn_numbers, np.int32).reshape(drawn.shape)[:, ::2, 1::4]
-    return numbers
+    return np.asarray(drawn_numbers, np.int32).reshape(drawn.shape)[:, ::2, 1::4]
