@@ -209,9 +209,7 @@ def test_logits_are_found_in_what_a_model_returns(name):
 
 def test_a_model_that_returns_no_logits_is_refused():
     net, x = single()
-    with pytest.raises(
-        ModelError, match=r"no logits of shape \(batch, classes\); it returned a tensor \(2, 6, 4, 6\)"
-    ):
+    with pytest.raises(ModelError, match=r"no logits of shape \(batch, classes\); it returned a tensor \(2, 6, 4, 6\)"):
         explain(x, net.body)
 
 

@@ -160,7 +160,7 @@ def find_pooling(head: RecordedFunction, layout: Layout) -> Pooling | None:
         value = head.steps[index].tensors[output]
         if value.shape[0] != total.shape[0] or value.numel() != total.numel():
             continue
-        pooled = value.detach().double().flatten(1)
+        pooled = value.detach().double().reshape(total.shape)
         for divisor in (cells, 1):
             expected = total / divisor
             if bool((pooled - expected).norm() <= tolerance * (features.abs().flatten(2).sum(2) / divisor).norm()):

@@ -113,14 +113,14 @@ def _ending(steps: list[TapeStep], output: Tensor, batch: int) -> Ending:
     found: tuple[int, Activation] | None = None
     for index, place in reversed(spots[-_FARTHEST:]):
         value = steps[index].tensors[place]
-        if value.numel() != output.numel() or value.shape[0] != output.shape[0]:
+        if value.numel() != output.numel():
             break
+        if value.shape[:1] != output.shape[:1]:
+            continue  # transposed
         intact = value_of(value) == steps[index].outputs[place] and value.is_floating_point()
         activation = activation_between(as_rows(value, batch), rows) if intact and place == 0 else None
         if activation is not None:
             found = index, activation
-        elif found is not None:
-            break
     if found is not None:
         return Ending("", len(steps) - 1 - found[0], found[1])
     if sums_to_one(rows):
