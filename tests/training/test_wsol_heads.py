@@ -16,8 +16,7 @@ from camlucida.errors import TrainingError
 from camlucida.training.backbones.transformers import OwnTransformer, TokenBackbone, token_backbone
 from camlucida.training.config import TrainConfig
 from camlucida.training.heads import Criterion, Head, make_head
-from camlucida.training.heads.acol import ACoL, erased, minmax, of_targets
-from camlucida.training.heads.spg import FEW, SPG, guidance, seeds
+from camlucida.training.heads.wsol_heads import FEW, SPG, ACoL, erased, guidance, minmax, of_targets, seeds
 from camlucida.training.network import Network, make_network
 
 TOY = {

@@ -17,7 +17,7 @@ BACKBONES: dict[str, Callable[[TrainConfig], Backbone]] = {
     "FILE.py": cut_file,
 }  # fmt: skip
 """What stands before the colon -> from a configuration to the backbone that it names. Transformers that give their
-attention belong to a head (see ``heads.tscam``)."""
+attention belong to a head (see ``heads.wsol_heads.TSCAM``)."""
 
 
 def make_backbone(config: TrainConfig) -> Backbone:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from camlucida.training.config import find_registered
-from camlucida.training.heads.acol import ACoL
 from camlucida.training.heads.base_head import Criterion, Head
 from camlucida.training.heads.pooling import GAP, GMP, LSE, FullyConnected, GeM, SumPooling
-from camlucida.training.heads.spg import SPG
-from camlucida.training.heads.tscam import TSCAM
+from camlucida.training.heads.wsol_heads import SPG, TSCAM, ACoL
 
 __all__ = ["HEADS", "Criterion", "Head", "find_head", "make_head"]
 
