@@ -175,8 +175,6 @@ def _mapped(picture: Explained, localizer: ImageLocalizer | Callable[[Picture], 
     if localizer is not None:
         said = localizer(picture.picture) if callable(localizer) else localizer.boxes(picture.picture)
         boxes = as_boxes(np.atleast_2d(np.asarray(said, np.float64)), f"localizer: {picture.record.example.id}")
-    truth = picture.record.truth
-    masks = {name: made() for name in ("mask", "ignore") if callable(made := getattr(truth, name))}
-    return MappedPicture(
-        picture.index, picture.view, picture.labels, picture.ranks, picture.maps, replace(truth, **masks), boxes
-    )
+    masks = {name: made() for name in ("mask", "ignore") if callable(made := getattr(picture.truth, name))}
+    truth = replace(picture.truth, **masks)
+    return MappedPicture(picture.index, picture.view, picture.labels, picture.ranks, picture.maps, truth, boxes)

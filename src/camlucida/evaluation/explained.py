@@ -14,10 +14,10 @@ from camlucida.boxes.overlaps import Mode
 from camlucida.data.record import Record
 from camlucida.errors import CamlucidaError
 from camlucida.evaluation.class_matching import both_logits, class_ids, ranks_of
+from camlucida.evaluation.labelled_map import MappedPicture
 from camlucida.explainer import Explainer
 from camlucida.images.batches import PreparedImage, prepared_batches
 from camlucida.images.picture import Picture
-from camlucida.images.preprocess import View
 from camlucida.models import open_model
 
 if TYPE_CHECKING:
@@ -27,27 +27,17 @@ if TYPE_CHECKING:
     from camlucida.pytorch.stages import Layers
 
 
-@dataclass(frozen=True, eq=False)
-class Explained:
-    """One picture as the model sees it.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Explained(MappedPicture):
+    """One picture as the model sees it: what is counted of it, where it comes from and its pixels.
 
     Attributes:
-        index: its place in the dataset, from 0.
-        view: what the network's input covers of it.
-        labels: its classes, ids of the data.
-        ranks: the place of each among all logits, 0 the likeliest.
-        maps: float32 (L, h, w), the map of each, at the network's own grid, in the method's unit.
-        probabilities: of each; NaN where logits are none.
+        probabilities: of each label; NaN where logits are none.
         predicted: the name of the likeliest class.
     """
 
-    index: int
     record: Record
     picture: Picture
-    view: View
-    labels: tuple[int, ...]
-    ranks: tuple[int, ...]
-    maps: NDArray[np.float32]
     probabilities: tuple[float, ...]
     predicted: str
 
@@ -115,7 +105,7 @@ def _explained(
         logits = explanation.logits[i]
         pictures.append(
             Explained(
-                index=index, record=record, picture=image.picture, view=image.view, labels=own,
+                index=index, record=record, truth=record.truth, picture=image.picture, view=image.view, labels=own,
                 ranks=tuple(ranks_of(logits, [ids[label] for label in own])), maps=explanation.maps[i, : len(own)],
                 probabilities=tuple(explanation.probabilities[i, : len(own)].tolist()),
                 predicted=_likeliest(logits, explainer.class_names or classes),

@@ -125,8 +125,7 @@ def play(
 
 def _mosaic(explainer: Explainer, records: Sequence[Record], mosaic: Sequence[Known]) -> NDArray[np.float32]:
     tiles = [explainer.preprocess(records[one.index].example.read().pixels)[0] for one in mosaic]
-    rows = [np.concatenate(tiles[start : start + TILES], axis=2) for start in range(0, TILES**2, TILES)]
-    return np.concatenate(rows, axis=1)
+    return np.block([tiles[start : start + TILES] for start in range(0, TILES**2, TILES)])
 
 
 def _halved(inputs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -55,8 +55,14 @@ class CountingSettings:
 class MappedPicture:
     """One picture without its pixels: all that its counters are made of, small enough for another process.
 
-    What it shares with ``Explained`` means the same. ``localizer_boxes`` are (P, 4) boxes of a two-stage localizer,
-    half-open pixels of the picture; None without one.
+    Attributes:
+        index: its place in the dataset, from 0.
+        view: what the network's input covers of it.
+        labels: its classes, ids of the data.
+        ranks: the place of each among all logits, 0 the likeliest.
+        maps: float32 (L, h, w), the map of each, at the network's own grid, in the method's unit.
+        truth: boxes and masks.
+        localizer_boxes: (P, 4) boxes of a two-stage localizer, half-open pixels of the picture; None without one.
     """
 
     index: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import cv2
@@ -17,8 +17,6 @@ from camlucida.evaluation.explained import Explained, explained, explainer_for
 from camlucida.evaluation.labelled_map import laid, size_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from camlucida.data.record import Dataset
     from camlucida.images.symmetries import TTA
     from camlucida.methods.forward_pass import Compute
