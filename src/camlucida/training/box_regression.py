@@ -15,10 +15,8 @@ def centres(grid_hw: tuple[int, int], like: Tensor) -> Tensor:
     >>> centres((1, 2), torch.zeros(())).tolist()
     [[0.25, 0.5], [0.75, 0.5]]
     """
-    rows, columns = grid_hw
-    y = (torch.arange(rows, dtype=like.dtype, device=like.device) + 0.5) / rows
-    x = (torch.arange(columns, dtype=like.dtype, device=like.device) + 0.5) / columns
-    return torch.stack([x.repeat(rows), y.repeat_interleave(columns)], 1)
+    y, x = ((torch.arange(cells, dtype=like.dtype, device=like.device) + 0.5) / cells for cells in grid_hw)
+    return torch.cartesian_prod(y, x).flip(1)
 
 
 def decoded(scores: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,17 +17,9 @@ from camlucida.drawing import overlay as draw
 from camlucida.errors import TrainingError
 from camlucida.images.preprocess import View
 from camlucida.pytorch.state import evaluating
+from camlucida.training import example_batches
 from camlucida.training.augment import Pixels
-from camlucida.training.example_batches import (
-    Batch,
-    Key,
-    Pictures,
-    TrainingKeys,
-    loader,
-    normalized,
-    steps_of,
-    validation_keys,
-)
+from camlucida.training.example_batches import Batch, Key, Pictures, normalized
 from camlucida.training.heads import Criterion
 from camlucida.training.network import Network
 from camlucida.training.regularizers import Regularizer
@@ -60,7 +52,7 @@ class ClassifierTraining(ResumableTraining):
         out: Path,
         on_epoch: Callable[[Row], None] | None,
     ) -> None:
-        super().__init__(out, run.config.epochs, steps_of(len(train), run.config), on_epoch)
+        super().__init__(out, run.config.epochs, example_batches.steps_of(len(train), run.config), on_epoch)
         self.run, self.config, self.regularizers = run, run.config, regularizers
         self.train_pictures, self.val_pictures = train, val
         for regularizer in regularizers:
@@ -78,16 +70,16 @@ class ClassifierTraining(ResumableTraining):
         """The batches of the epoch that stands next, or what a kill left of it."""
         epoch, first = divmod(self.global_step, self.steps)
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        keys = TrainingKeys(len(self.train_pictures), self.config, epoch, first, rank, world)
-        return loader(self.train_pictures, keys, self.config.workers)
+        keys = example_batches.TrainingKeys(len(self.train_pictures), self.config, epoch, first, rank, world)
+        return example_batches.loader(self.train_pictures, keys, self.config.workers)
 
     def val_dataloader(self) -> Any:
         """The validation pictures."""
         if self.val_pictures is None:
             return []
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        keys = validation_keys(len(self.val_pictures), self.config, rank, world)
-        return loader(self.val_pictures, keys, self.config.workers)
+        keys = example_batches.validation_keys(len(self.val_pictures), self.config, rank, world)
+        return example_batches.loader(self.val_pictures, keys, self.config.workers)
 
     def on_train_start(self) -> None:
         """A run that had stopped early before the kill stays stopped."""

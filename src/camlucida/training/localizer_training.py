@@ -19,16 +19,9 @@ from camlucida.data.record import Example
 from camlucida.errors import TrainingError
 from camlucida.images.picture import shown
 from camlucida.results.files import make_folder
+from camlucida.training import box_localizer
 from camlucida.training.augment import moved
-from camlucida.training.box_localizer import (
-    RECORD,
-    LocalizerConfig,
-    LocalizerNetwork,
-    LocalizerRecord,
-    make_localizer,
-    read_localizer,
-    write_localizer,
-)
+from camlucida.training.box_localizer import LocalizerConfig, LocalizerNetwork, LocalizerRecord
 from camlucida.training.box_regression import box_loss, overlap
 from camlucida.training.config import TrainConfig
 from camlucida.training.example_batches import fingerprint, normalized
@@ -89,22 +82,22 @@ def fit_localizer(
     if _state(out, goal) == "complete":
         return out
     make_folder(out)
-    localizer = make_localizer(record.config, len(record.classes), config.seed)
+    localizer = box_localizer.make_localizer(record.config, len(record.classes), config.seed)
     if not config.fresh:
         localizer.trunk.load_state_dict(network.backbone.state_dict())
     labels = make_pseudo_labels(network, record, examples, calibration, without)
     training = LocalizerTraining(localizer, labels, goal, out, on_epoch)
     run_training(training, TrainConfig(), out / _LAST, accelerator="cpu")
-    write_localizer(out, localizer, replace(goal, state="complete"))
+    box_localizer.write_localizer(out, localizer, replace(goal, state="complete"))
     (out / _LAST).unlink(missing_ok=True)
     return out
 
 
 def _state(out: Path, goal: LocalizerRecord) -> str | None:
     """The state of the localizer in a folder, None if there is none; refuses another's."""
-    if not is_resumable(out, RECORD, "localizer"):
+    if not is_resumable(out, box_localizer.RECORD, "localizer"):
         return None
-    there = read_localizer(out)
+    there = box_localizer.read_localizer(out)
     for name in ("classifier", "preprocess", "config", "source"):
         if getattr(there, name) != getattr(goal, name):
             raise TrainingError(f"{shown(out)}: holds a localizer of another {name}; choose another folder")
@@ -155,7 +148,7 @@ class LocalizerTraining(ResumableTraining):
 
     def save_epoch(self) -> None:
         """The weights so far."""
-        write_localizer(self.out, self.network, self.record)
+        box_localizer.write_localizer(self.out, self.network, self.record)
 
     def configure_optimizers(self) -> Any:
         """AdamW, its learning rate falling as a cosine."""

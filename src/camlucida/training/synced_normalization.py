@@ -42,11 +42,6 @@ class _Summed(torch.autograd.Function):
         return summed
 
 
-def _summed(values: Tensor) -> Tensor:
-    summed: Tensor = _Summed.apply(values)  # type: ignore[no-untyped-call]
-    return summed
-
-
 def synced_batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -62,11 +57,11 @@ def synced_batch_norm(
     shape = (1, -1) + (1,) * (input.ndim - 2)
     x = input if input.dtype == torch.float64 else input.float()
     count = torch.tensor(float(x.numel() // x.shape[1]), dtype=x.dtype, device=x.device)
-    sums = _summed(torch.cat([x.sum(axes), count[None]]))
+    sums: Tensor = _Summed.apply(torch.cat([x.sum(axes), count[None]]))  # type: ignore[no-untyped-call]
     total = sums[-1].detach()
     mean = sums[:-1] / total
     centred = x - mean.reshape(shape)
-    squares = _summed(centred.square().sum(axes))
+    squares: Tensor = _Summed.apply(centred.square().sum(axes))  # type: ignore[no-untyped-call]
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)

@@ -143,11 +143,6 @@ def cut_timm(config: TrainConfig) -> CutClassifier:
     return _cut(config, _timm(config))
 
 
-def cut_torchvision(config: TrainConfig) -> CutClassifier:
-    """A network of torchvision, cut."""
-    return _cut(config, [(_torchvision(config), None)])
-
-
 def cut_file(config: TrainConfig) -> CutClassifier:
     """The classifier that a function in the user's own file returns, cut."""
     return _cut(config, [(open_file(config.backbone).module, None)])
@@ -208,7 +203,8 @@ def _timm(config: TrainConfig) -> Iterator[tuple[Any, _MeanStd]]:
         yield net, (usual.mean, usual.std) if usual else None
 
 
-def _torchvision(config: TrainConfig) -> nn.Module:
+def cut_torchvision(config: TrainConfig) -> CutClassifier:
+    """A network of torchvision, cut."""
     try:
         from torchvision import models
     except ModuleNotFoundError as error:
@@ -217,13 +213,13 @@ def _torchvision(config: TrainConfig) -> nn.Module:
     weights = "DEFAULT" if config.pretrained else None
     initial = {"init_weights": True} if weights is None and name in ("googlenet", "inception_v3") else {}
     try:
-        net: nn.Module = models.get_model_builder(name)(weights=weights, **initial)
+        net = models.get_model_builder(name)(weights=weights, **initial)
     except Exception as error:
         raise _not_made(config, error) from error
     for auxiliary in ("aux1", "aux2", "AuxLogits"):
         if getattr(net, auxiliary, None) is not None:
             setattr(net, auxiliary, None)  # side branches of GoogLeNet that read logits early, while training alone
-    return net
+    return _cut(config, [(net, None)])
 
 
 def _not_made(config: TrainConfig, error: Exception) -> TrainingError:
