@@ -55,7 +55,7 @@ def agrees(explanation, net):
     """Logits, maps and bias are the textbook's."""
     logits, maps = net.truth()
     np.testing.assert_allclose(explanation.logits, logits, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(explanation.maps, maps if maps.shape[1] > 1 else maps, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(explanation.maps, maps, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(explanation.bias, net.head.bias.detach().expand(3, -1), atol=1e-4)
     assert explanation.residual.max() <= 1e-4
 
@@ -117,7 +117,7 @@ def test_probabilities_without_logits_are_explained_as_they_are(name):
     assert explanation.origin.unit == "probability per cell"
     assert np.isnan(explanation.probabilities).all()
     assert "%" not in explanation.caption(0).partition("·")[0]
-    with pytest.raises(TargetError, match="activation='softmax' would be applied to probabilities.*leave it out"):
+    with pytest.raises(TargetError, match=r"activation='softmax' would be applied to probabilities.*leave it out"):
         explain(X, net, activation="softmax")
 
 

@@ -55,6 +55,10 @@ class ForwardPass(Protocol):
         """What the model itself applies to its logits, if it ends in one."""
 
     @property
+    def takes_more(self) -> bool:
+        """Whether the model takes more than pictures, so that like pictures may have unlike scores."""
+
+    @property
     def split(self) -> KnownHead:
         """Where it was cut."""
 

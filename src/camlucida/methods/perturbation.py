@@ -192,7 +192,8 @@ def _increases(
 ) -> Tensor:
     """Σ over the variants of f(variant of X masked by channel k) - f(0), over ``divisor``: (B, C, T); 0 where dead."""
     pictures, channels = alive.nonzero(as_tuple=True)
-    empty = forward_pass.predict(torch.zeros_like(forward_pass.inputs[:1])).expand(len(alive), -1)
+    alike = forward_pass.inputs if forward_pass.takes_more else forward_pass.inputs[:1]
+    empty = forward_pass.predict(torch.zeros_like(alike), batch).expand(len(alive), -1)
     baseline = confidences(targets, empty, activation)
     increase = forward_pass.logits.new_zeros(len(pictures), baseline.shape[1])
     for variant in variants:

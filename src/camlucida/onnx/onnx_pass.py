@@ -86,6 +86,7 @@ class OnnxPass:
     """
 
     fast_format = torch.contiguous_format
+    takes_more = False
 
     def __init__(self, classifier: OnnxClassifier, inputs: Tensor, refuse: Callable[[], NoReturn]) -> None:
         self._classifier, self._refuse = classifier, refuse

@@ -61,6 +61,11 @@ class Arguments:
 
         return self.placed(of_rows) if self.more else self
 
+    def by_picture(self, count: int) -> bool:
+        """Whether anything goes with its own picture of ``count``."""
+        tensors = tensors_in((self.inputs, dict(self.keywords)))
+        return any(tensor.ndim > 0 and tensor.shape[0] == count for tensor in tensors)
+
     @property
     def signature(self) -> tuple[Any, ...]:
         """What decides whether another call takes the same way."""
@@ -115,7 +120,7 @@ class ModelCall:
         Raises:
             ModelError: it is not known which values go with them.
         """
-        if not self.arguments.more or number == self.count:
+        if number == self.count or not self.arguments.by_picture(self.count):
             return self
         if self.count == 1:
             return self.for_pictures([0] * number)

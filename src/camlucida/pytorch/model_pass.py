@@ -39,6 +39,11 @@ class ModelPass:
         """What the model itself applies to its logits, if it ends in one."""
         return self.ending.activation
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether the model takes more than pictures, so that like pictures may have unlike scores."""
+        return self.call.arguments.more
+
     @cached_property
     def fast_format(self) -> torch.memory_format:
         """How many inputs are best laid out in memory: channels last where CPU convolutions run faster so (float32
@@ -108,22 +113,25 @@ def input_gradients_of(logits: Tensor, scores: Tensor, leaf: Tensor) -> Iterator
         MethodError: the network gives none, or refuses; the message says why and names methods that need none.
     """
     instead = "take a method that needs scores alone, such as rise or occlusion"
+    none = "no gradient leads from the model's scores to its inputs (no_grad, detach or whole numbers on the way)"
     if not logits.requires_grad:
-        raise MethodError(
-            f"no gradient leads from the model's scores to its inputs (no_grad, detach or whole numbers on the way); "
-            f"{instead}"
-        )
+        raise MethodError(f"{none}; {instead}")
     try:
-        yield from each_gradient_of(scores, leaf)
+        yield from each_gradient_of(scores, leaf, needed=True)
     except RuntimeError as error:
         why = first_line(error)
+        if "not have been used" in why:
+            raise MethodError(f"{none}; {instead}") from error
         if "use_reentrant" in str(error):
             why = "its checkpoints are reentrant; make them with use_reentrant=False"
         raise MethodError(f"the gradients of the model's inputs cannot be had: {why}; or {instead}") from error
 
 
-def each_gradient_of(scores: Tensor, leaf: Tensor) -> Iterator[Tensor]:
-    """The gradient of one column of scores (B, T) after the other with respect to ``leaf``, each of its shape."""
+def each_gradient_of(scores: Tensor, leaf: Tensor, *, needed: bool = False) -> Iterator[Tensor]:
+    """The gradient of one column of scores (B, T) after the other with respect to ``leaf``, each of its shape.
+
+    Zero where the scores do not depend on it; a RuntimeError if it is ``needed``.
+    """
     if not scores.requires_grad:
         yield from (torch.zeros_like(leaf) for _ in range(scores.shape[1]))
         return
@@ -131,5 +139,5 @@ def each_gradient_of(scores: Tensor, leaf: Tensor) -> Iterator[Tensor]:
         columns = scores.sum(0).unbind()
     for t, column in enumerate(columns):
         more = t < len(columns) - 1
-        (gradient,) = torch.autograd.grad(column, leaf, retain_graph=more, allow_unused=True)
+        (gradient,) = torch.autograd.grad(column, leaf, retain_graph=more, allow_unused=not needed)
         yield torch.zeros_like(leaf) if gradient is None else gradient
