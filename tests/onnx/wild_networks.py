@@ -1,9 +1,9 @@
 """One small network in the clothes in which others write ONNX files, and the truth of each.
 
 Every network is relu(convolution without overlap) → mean over the grid → linear, so its map is textbook:
-``M_k = Σ_c W_kc A_c / (h·w)``, bias b. A comes from plain ONNX Runtime on a copy with all weights inside. Pictures are of one
-colour: cropping and resizing leave them as they are, so only channel order, range, mean and spread can change the
-probabilities, and those are plain ONNX Runtime's of the truly prepared picture.
+``M_k = Σ_c W_kc A_c / (h·w)``, bias b. A comes from plain ONNX Runtime on a copy with all weights inside. Pictures are
+of one colour: cropping and resizing leave them as they are, so only channel order, range, mean and spread can change
+the probabilities, and those are plain ONNX Runtime's of the truly prepared picture.
 
 Wanted of each file, one or several of:
     exact    info, map and export work, outputs are unchanged, maps are the textbook's

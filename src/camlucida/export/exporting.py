@@ -143,7 +143,7 @@ def _check(options: ExportOptions, source: str | Path, out: Path) -> None:
         raise OutputError(f"{shown(out)}: a folder, not a file; choose another name")
     if str(source).endswith(".onnx") and Path(source).is_file() and out.is_file() and out.samefile(source):
         raise OutputError(f"{shown(out)}: is the source itself; choose another name")
-    if (options.mean is None) != (options.std is None):
+    if (options.mean is None) != (options.std is None) and options.scale is None:
         raise ExportError("mean and std belong together: give both, or neither")
     if options.size_hw and not all(1 <= side <= 4096 for side in options.size_hw):
         raise ExportError(f"size: expected a height and width of 1 to 4096 pixels, got {options.size_hw}")

@@ -29,6 +29,7 @@ from camlucida.targets import Activation
 AFFINE = "affine after pooling: the map is exact"
 NORMALIZED = "affine once this input's normalization statistics are held: the map is exact at those statistics"
 
+_NO_ROWS = "{}: none of its outputs ({}) is one row of logits a picture, of shape (pictures, classes)"
 _NAMES = ("logits", "maps", "bias", "top_ids", "heatmaps", "boxes")
 
 
@@ -201,6 +202,9 @@ def class_output(graph: Graph, asked: str | None = None, named: Collection[int] 
     Raises:
         ExportError: none does, or several may.
     """
+    declared = {output.name: len(output.type.tensor_type.shape.dim) for output in graph.model.graph.output}
+    if set(declared.values()) == {3}:
+        raise ExportError(_NO_ROWS.format(graph.name, ", ".join(declared)))
     zipped = [node.input[0] for node in zipmaps(graph.model)]
     known = list(dict.fromkeys([*graph.outputs, *zipped]))
     likely = [output for output in known if output in graph.varying and _is_row(graph, output)]
@@ -212,10 +216,7 @@ def class_output(graph: Graph, asked: str | None = None, named: Collection[int] 
                 f"{graph.name}: its logits come out of {described(inside)}, whose branches are not read; export the "
                 f"model again without it{ADVICE}"
             )
-        raise ExportError(
-            f"{graph.name}: none of its outputs ({', '.join(graph.outputs)}) is one row of logits a picture, of shape "
-            "(pictures, classes)"
-        )
+        raise ExportError(_NO_ROWS.format(graph.name, ", ".join(graph.outputs)))
     rows = {output: math.prod(graph.shape_of(output)[1:]) for output in likely}
 
     def values() -> dict[str, NDArray[Any]]:
@@ -237,9 +238,9 @@ def _logits(graph: Graph, chosen: ChosenOutput) -> tuple[str, Activation | None]
 
 def _is_row(graph: Graph, output: str) -> bool:
     shape, kind = graph.shapes.get(output, ()), graph.type_of(output)
+    flat = len(shape) == 2 or (len(shape) == 4 and 1 in (math.prod(shape[1:3]), math.prod(shape[2:])))
     floating = kind == onnx.TensorProto.BFLOAT16 or onnx.helper.tensor_dtype_to_np_dtype(kind).kind == "f"
-    wide = [size for size in shape[1:] if size != 1]
-    return floating and len(shape) >= 2 and len(wide) <= 1 and shape[0] == graph.example().shape[0]
+    return floating and flat and shape[0] == graph.example().shape[0]
 
 
 def _clashing_names(graph: Graph, logits: str) -> dict[str, str]:

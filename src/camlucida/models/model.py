@@ -78,13 +78,18 @@ ModelLike: TypeAlias = "nn.Module | Model | str | Path | None"
 """A network, a model already opened, or what ``open_model`` opens by name; None is the demonstration model."""
 
 
-def with_fields(model: Model, fields: Mapping[str, Any]) -> Model:
+def with_fields(model: Model, fields: Mapping[str, Any], source: str = "") -> Model:
     """A model, its pictures prepared as a user says in part; see ``sidecar.Sidecar.preprocess``.
+
+    Args:
+        model: not changed.
+        fields: of ``Preprocess``.
+        source: who says so, for messages; else the model's name.
 
     Raises:
         ModelError: the model cannot take such pictures.
     """
-    preprocess = Sidecar(model.name, fields).preprocess(model.preprocess)
+    preprocess = Sidecar(source or model.name, fields).preprocess(model.preprocess)
     if model.session is not None:
         preprocess = model.session.takes.checked(preprocess, model.name)
     return replace(model, preprocess=preprocess, preprocess_source="given")

@@ -95,7 +95,7 @@ def beside(model: Model, said: Sidecar) -> Model:
     known = replace(
         model, class_names=said.class_names or model.class_names, activation=said.activation or model.activation
     )
-    return replace(with_fields(known, said.fields), preprocess_source="stated") if said.fields else known
+    return replace(with_fields(known, said.fields, said.name), preprocess_source="stated") if said.fields else known
 
 
 def _open(read: Callable[[], OnnxContent], name: str, options: OnnxOptions, note: str) -> Model:
@@ -131,7 +131,8 @@ def _open(read: Callable[[], OnnxContent], name: str, options: OnnxOptions, note
         if method.name == "cam":
             raise MethodError(
                 f"{name}: has no maps among its outputs ({', '.join(session.outputs)}); make them with: camlucida "
-                f"export {name} -o cam.onnx, or choose a method that needs no gradient: {WITHOUT_GRADIENTS}"
+                f"export {name} -o cam.onnx (camlucida info tells whether its head allows them), or choose a method "
+                f"that needs no gradient: {WITHOUT_GRADIENTS}"
             )
         try:
             from camlucida.runners.onnx_methods import OnnxMethods
