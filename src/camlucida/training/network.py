@@ -40,10 +40,8 @@ class Network(nn.Module):
 
     def loss(self, images: Tensor, targets: Tensor, criterion: Criterion) -> tuple[Tensor, Tensor]:
         """The training loss (a scalar) and the logits (B, K) of images (B, 3, H, W) with targets (B, K)."""
-        if self.head.reads_stages:
-            stages = self.backbone.stages(images)
-            return self.head.loss(self.added(stages[-1]), stages, targets, criterion)
-        return self.head.loss(self.added(self.backbone(images)), (), targets, criterion)
+        stages = self.backbone.stages(images)
+        return self.head.loss(self.added(stages[-1]), stages, targets, criterion)
 
     def used_state(self) -> dict[str, Tensor]:
         """Parameters and buffers by name, but for those of a cut backbone that nothing reads."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,12 +43,7 @@ class Head(nn.Module):
     """Features (B, C, h, w) to logits (B, K), and to the maps (B, K, h, w) that belong to them.
 
     A head is built by ``cls(channels, classes, grid_hw, option=number, …)``, where options have defaults.
-
-    Attributes:
-        reads_stages: whether the loss reads the features of earlier stages; else ``stages`` is empty.
     """
-
-    reads_stages: ClassVar[bool] = False
 
     @staticmethod
     def own_backbone(config: TrainConfig) -> Backbone | None:
@@ -76,7 +70,7 @@ class Head(nn.Module):
 
         Args:
             features: (B, C, h, w).
-            stages: of the backbone if ``reads_stages``; else empty.
+            stages: of the backbone.
             targets: (B, K), see ``Criterion``.
             criterion: the loss of logits.
         """

@@ -10,7 +10,6 @@ Semantic Coupled Attention Map for Weakly Supervised Object Localization", ICCV 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -150,8 +149,6 @@ class SPG(Head):
     the options with a number behind them.
     """
 
-    reads_stages: ClassVar[bool] = True
-
     def __init__(
         self,
         channels: int,
@@ -234,8 +231,6 @@ class TSCAM(Head):
     gets a linear layer and a loss of its own while training, of the weight ``token``; 0 is the paper's, for pretrained
     transformers. Of the features' channels, the last is the attention (see ``TokenBackbone``).
     """
-
-    reads_stages: ClassVar[bool] = True
 
     def __init__(self, channels: int, classes: int, grid_hw: tuple[int, int], token: float = 1.0) -> None:
         super().__init__()
