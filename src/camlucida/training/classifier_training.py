@@ -84,8 +84,7 @@ class ClassifierTraining(ResumableTraining):
     def on_train_start(self) -> None:
         """A run that had stopped early before the kill stays stopped."""
         super().on_train_start()
-        if stopped(self.rows, self.config.patience):
-            self.trainer.should_stop = True
+        self.trainer.should_stop |= stopped(self.rows, self.config.patience)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss of one batch."""
@@ -118,7 +117,7 @@ class ClassifierTraining(ResumableTraining):
     def on_train_epoch_end(self) -> None:
         """Log what the epoch gave, and stop if it is time."""
         tally = self._tally_of_all()
-        row: Row = {"epoch": float(self.current_epoch)}
+        row: Row = {}
         for name, (loss, right, count) in zip(("", "val_"), tally.tolist(), strict=True):
             if count:
                 row |= {f"{name}loss": loss / count, f"{name}accuracy": right / count}
@@ -126,12 +125,10 @@ class ClassifierTraining(ResumableTraining):
             raise TrainingError(f"epoch {self.current_epoch}: the loss is no longer finite; take a lower lr")
         row |= {"lr": float(self.optimizers().param_groups[0]["lr"])}
         for name, value in row.items():
-            if name != "epoch":
-                self.log(name, value, prog_bar=name == "val_accuracy", rank_zero_only=True)
+            self.log(name, value, prog_bar=name == "val_accuracy", rank_zero_only=True)
         self.tally.zero_()
-        self.finish_epoch(row)
-        if stopped(self.rows, self.config.patience):
-            self.trainer.should_stop = True
+        self.finish_epoch({"epoch": float(self.current_epoch), **row})
+        self.trainer.should_stop |= stopped(self.rows, self.config.patience)
 
     def save_epoch(self) -> None:
         """The weights if they are the best so far, and the maps of some validation pictures."""

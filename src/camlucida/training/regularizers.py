@@ -94,10 +94,7 @@ class HaS(Regularizer):
     def batch(self, images: Tensor, targets: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Hide patches of each picture; images may be normalized in any way, targets are returned as they are."""
         size_hw = (images.shape[-2], images.shape[-1])
-        masks = []
-        for _ in range(len(images)):
-            parts = int(self.parts) or int(generator.choice(MIXED))
-            masks.append(hidden(size_hw, parts, self.rate, generator))
+        masks = [hidden(size_hw, int(self.parts) or int(generator.choice(MIXED)), self.rate, generator) for _ in images]
         mask = torch.from_numpy(np.stack(masks)).to(images.device)
         return torch.where(mask[:, None], images.mean((0, 2, 3), keepdim=True), images), targets
 
