@@ -94,7 +94,11 @@ def evaluate(
         TargetError: the model does not know a class of the data.
         CamlucidaError: another subclass says what was wrong with model, method or settings.
     """
-    _check(mode, batch=(batch, 1), workers=(workers, 0), mosaics=(mosaics, 0))
+    for name, number, least in (("batch", batch, 1), ("workers", workers, 0), ("mosaics", mosaics, 0)):
+        if number < least:
+            raise CamlucidaError(f"evaluate: {name}: expected at least {least}, got {number}")
+    if mode not in ("exact", "protocol"):
+        raise CamlucidaError(f"mode: expected 'protocol' or 'exact', got {mode!r}")
     part = dataset.split(split) if split is not None else dataset
     records = [record for record in part.records if record.example.labels]
     if not records:
@@ -158,15 +162,6 @@ def evaluate(
             "fit": explainer.preprocess.fit, "views": explainer.tta, "versions": versions(),
         },
     )  # fmt: skip
-
-
-def _check(mode: str, **numbers: tuple[int, int]) -> None:
-    """Refuse an unknown mode, and numbers below their least."""
-    for name, (number, least) in numbers.items():
-        if number < least:
-            raise CamlucidaError(f"evaluate: {name}: expected at least {least}, got {number}")
-    if mode not in ("exact", "protocol"):
-        raise CamlucidaError(f"mode: expected 'protocol' or 'exact', got {mode!r}")
 
 
 def _mapped(picture: Explained, localizer: ImageLocalizer | Callable[[Picture], ArrayLike] | None) -> MappedPicture:

@@ -54,8 +54,7 @@ def class_rows(sums: Bootstrap, settings: CountingSettings, classes: tuple[str, 
     means = sums.metric(CLASSES.name, CLASSES.make(settings)).compute()
     rows = []
     for label in np.flatnonzero(means["pictures"]).tolist():
-        scores = {name: float(means[name][label]) for name in CLASS_NUMBERS}
-        known = {name: None if np.isnan(score) else score for name, score in scores.items()}
+        known = {name: None if np.isnan(means[name][label]) else float(means[name][label]) for name in CLASS_NUMBERS}
         rows.append(ClassRow(classes[label], int(means["pictures"][label]), **known))
     return tuple(rows)
 

@@ -58,8 +58,7 @@ def _table(heading: str, width: int) -> Table:
 
 def _beside(figure: Figure) -> Text:
     """A line for each baseline; those that score more than the maps stand out."""
-    lines = []
-    for one in figure.baselines:
-        style = "red" if one.gain.value < 0 else ""
-        lines.append(Text(f"{one.name} {share(one.value.value)} ({signed(one.gain.value)})", style=style))
-    return Text("\n").join(lines)
+    return Text("\n").join(
+        Text(f"{one.name} {share(one.value.value)} ({signed(one.gain.value)})", "red" if one.gain.value < 0 else "")
+        for one in figure.baselines
+    )
