@@ -217,7 +217,7 @@ def measured(one: File, path: Path, sample: Path, scratch: Path) -> Outcome:
     told = json.loads(said) if code == 0 else {}
     if code == 0:
         line.info = f"{told['grid']}, {told['head'].partition(':')[0]}"
-        check_grid(one, opened, path, tuple(map(int, told["grid"].split("×"))), line, "info")
+        check_grid(one, opened, path, tuple(map(int, re.findall(r"\d+", told["grid"]))), line, "info")
         if told.get("residual") is not None and told["residual"] > EXACT and "exact" in told["head"]:
             line.faults.append(f"info says exact at residual {told['residual']:.0e}")
     else:

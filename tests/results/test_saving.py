@@ -153,7 +153,8 @@ def test_the_manifest_says_what_made_it(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
     assert manifest == {
         "pictures": 2, "model": "net", "method": "cam", "unit": "logits per cell", "head": "", "features": "",
-        "activation": "softmax", "note": "ünd", "threshold": 0.25, "versions": versions(),
+        "activation": "softmax", "note": "ünd", "output": "", "preprocess": "", "threshold": 0.25,
+        "versions": versions(),
     }  # fmt: skip
     assert manifest["versions"]["camlucida"] == cl.__version__
     assert manifest["versions"]["numpy"] == np.__version__
