@@ -202,6 +202,10 @@ CHOSEN = [
     ({"age": E, "sex": A}, Expected(output="age"), "age"),
     ({"tasks": {"age": E, "sex": A}}, Expected(output="sex"), "tasks.sex"),
     (Exits(A, B), Expected(output=1), "aux_logits"),
+    ({"logits": A, "cls_logits": B, "distillation_logits": A + B}, Expected(), "logits"),
+    ({"logits_per_image": A, "image_embeds": E}, Expected(), "logits_per_image"),
+    ({"embedding": A}, Expected(named=5), "embedding"),
+    ({"pooled_logits": A, "pooler_output": E}, Expected(declared=5), "pooled_logits"),
     (Exits(A, B), Expected(output="aux_logits"), "aux_logits"),
 ]
 
@@ -215,6 +219,8 @@ REFUSED = [
     ((E, A), Expected(), r"several tensors that could be its logits \(0 \(3, 16\), 1 \(3, 5\)\).*output='1'"),
     ([A, B, A + B], Expected(), r"several tensors.*nothing tells which.*say it by output="),
     ([A, B], Expected(named=5), r"several tensors"),
+    ({"last_hidden_state": torch.zeros(3, 9, 16), "pooler_output": E}, Expected(),
+     r"pooler_output alone has a row .* no logits; put a head behind it .*output='pooler_output'"),
     ({"main": A, "other": B}, Expected(), r"main \(3, 5\), other \(3, 5\).*output='other'"),
     ({"age": E, "sex": A[:, :2]}, Expected(), r"several tensors"),
     ((A[:, :1], A), Expected(), r"several tensors"),

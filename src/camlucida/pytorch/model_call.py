@@ -186,6 +186,8 @@ def blaming_the_model(module: nn.Module, batch: Tensor) -> Iterator[None]:
                 f"argument'; its forward is {_signature(module)}"
             ) from error
         why = f"{type(error).__name__}: {first_line(error)}"
+        if re.search(r"NoneType|have to specify", why):
+            why += f"; does {_signature(module)} need more than pictures? give it by inputs=(…) or forward_kwargs={{…}}"
         raise ModelError(f"the model failed on input {tuple(batch.shape)}: {why}") from error
 
 

@@ -15,9 +15,13 @@ from camlucida.pytorch.final_activations import PROBABILITIES, activation_betwee
 from camlucida.pytorch.tape import Tape, TapeStep, bottlenecks, on_the_way, value_of
 from camlucida.targets import Activation, Expected
 
-_BEST_NAMES = ("logits", "logit", "class_logits", "cls_logits")
-_GOOD_NAMES = ("out", "output", "outputs", "pred", "preds", "prediction", "predictions", "pred_logits", "score",
-               "scores", "y", "y_hat", "cls", "probs", "probabilities")  # fmt: skip
+_NAMES = (
+    ("logits",),
+    ("logit", "class_logits", "cls_logits", "logits_per_image"),
+    ("out", "output", "outputs", "pred", "preds", "prediction", "predictions", "pred_logits", "score", "scores", "y",
+     "y_hat", "cls", "probs", "probabilities"),
+)  # fmt: skip
+"""What logits are called, the surest names first."""
 _NO_LOGITS = ("loss", "aux", "embed", "feature", "feats", "pool", "hidden", "attention", "mask")
 _MOST_LISTED = 8
 _FARTHEST = 32
@@ -185,17 +189,30 @@ def choose_output(returned: object, batch: int, expected: Expected) -> NamedTens
             )
         raise ModelError(_advice(returned, every, batch))
     by_names = _of_width(likely, expected.named)
-    for choice in (by_names, *(_of_names(by_names, names) for names in (_BEST_NAMES, _GOOD_NAMES))):
+    for names in _NAMES:
+        if len(choice := _of_names(by_names, names)) == 1:
+            return choice[0]
+    serious = [named for named in by_names if named.name.endswith("logits") or not _says_otherwise(named.path)]
+    if len(by_names) == 1 and (serious or as_rows(by_names[0].tensor).shape[1] == expected.named):
+        return by_names[0]
+    for choice in (_of_width(serious, expected.declared), _not_activated(serious)):
         if len(choice) == 1:
             return choice[0]
-    serious = [tensor for tensor in by_names if not any(word in tensor.path.lower() for word in _NO_LOGITS)]
-    for choice in (_of_width(serious, expected.declared), _not_activated(serious)):
-        if len(choice) == 1 and len(serious) > 1:
-            return choice[0]
+    if not serious and len(by_names) == 1:
+        path = by_names[0].path
+        raise ModelError(
+            f"the model returns {_listed(every)}: of these {path} alone has a row for each input, and its name says "
+            "that it is no logits; put a head behind it that gives class scores, or explain it all the same: "
+            f"output={path!r}"
+        )
     raise ModelError(
         f"the model returns several tensors that could be its logits ({_listed(likely)}), and nothing tells which they "
-        f"are; say it by output={likely[-1].path!r}, or give the names of its classes"
+        f"are; say it by output={(serious or likely)[-1].path!r}, or give the names of its classes"
     )
+
+
+def _says_otherwise(path: str) -> bool:
+    return any(word in path.lower() for word in _NO_LOGITS)
 
 
 def _asked(every: Sequence[NamedTensor], returned: object, batch: int, output: str | int) -> NamedTensor:
