@@ -18,7 +18,7 @@ from camlucida.export.expression import FrozenScale, HeadTensor, features_of, of
 from camlucida.export.head_steps import read_head
 from camlucida.export.picture_outputs import PictureOutputs, box_nodes, heatmap_nodes
 from camlucida.export.refusals import ADVICE
-from camlucida.onnx.class_output import ChosenOutput, choose_output
+from camlucida.onnx.class_output import ChosenOutput, choose_output, sums_to_one
 from camlucida.onnx.extra import onnx
 from camlucida.onnx.graph import Graph, GraphRun, before_activation, inner_graphs, leading_to, part_of
 from camlucida.onnx.known_layouts import may_move
@@ -233,7 +233,10 @@ def _logits(graph: Graph, chosen: ChosenOutput) -> tuple[str, Activation | None]
     """The tensor of the logits, and what the graph makes of them, at this output or another."""
     tensor, activation = before_activation(graph.makers, chosen.name)
     others = (before_activation(graph.makers, output) for output in graph.outputs)
-    return tensor, activation or next((used for before, used in others if before == tensor and used), None)
+    used = activation or next((used for before, used in others if before == tensor and used), None)
+    if used is None and sums_to_one(graph.at_example(tensor).reshape(graph.shape_of(tensor)[0], -1)):
+        return tensor, "none"  # probabilities already, of no one softmax
+    return tensor, used
 
 
 def _is_row(graph: Graph, output: str) -> bool:

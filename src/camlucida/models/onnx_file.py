@@ -121,7 +121,9 @@ def _open(read: Callable[[], OnnxContent], name: str, options: OnnxOptions, note
     def classifier() -> Any:
         from camlucida.onnx.onnx_pass import OnnxClassifier
 
-        return OnnxClassifier(session, read().data if again is None else again, chosen.name)
+        return OnnxClassifier(
+            session, read().data if again is None else again, chosen.name, of_several=bool(chosen.others)
+        )
 
     def runner(method: Method, layer: Any) -> Runner:
         if layer is not None:

@@ -167,5 +167,15 @@ def _follows(found: NDArray[Any], logits: NDArray[Any]) -> bool:
     return any(np.abs(found - same).max() <= _SAME * max(np.abs(same).max(), 1e-30) for same in (x, softmax, sigmoid))
 
 
+def sums_to_one(rows: NDArray[Any]) -> bool:
+    """Whether each row is a distribution over two or more classes.
+
+    >>> sums_to_one(np.array([[0.25, 0.75]])), sums_to_one(np.array([[0.25, 0.7]])), sums_to_one(np.array([[1.0]]))
+    (True, False, False)
+    """
+    values = np.asarray(rows, np.float64)
+    return values.shape[1] > 1 and bool((values >= -1e-6).all() and (np.abs(values.sum(1) - 1) <= 1e-3).all())
+
+
 def _listed(rows: Mapping[str, int]) -> str:
     return ", ".join(f"{one} ({width})" for one, width in rows.items())

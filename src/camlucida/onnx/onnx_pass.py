@@ -26,13 +26,14 @@ class OnnxClassifier:
         network: the file, opened.
         content: the file's bytes, to be cut.
         output: which of its outputs says something of the classes.
+        of_several: whether it has others that say something else.
 
     Raises:
         MissingExtraError: onnx is not installed.
     """
 
-    def __init__(self, network: OnnxSession, content: bytes, output: str) -> None:
-        self.name = network.name
+    def __init__(self, network: OnnxSession, content: bytes, output: str, *, of_several: bool = False) -> None:
+        self.name, self.output = network.name, output if of_several else ""
         self.route: Route = route_of(content, network.name, network.input, output)
         plain = self.route.logits in network.outputs
         self._network = network if plain else network.other(showing(self.route, [self.route.logits]))

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from camlucida.errors import MethodError
 from camlucida.methods.registry import WITHOUT_GRADIENTS, Method
+from camlucida.onnx.class_output import sums_to_one
 from camlucida.onnx.onnx_pass import OnnxClassifier, OnnxPass
+from camlucida.pytorch.final_activations import PROBABILITIES
 from camlucida.runners.arrays import map_batch, to_array, to_tensor
 from camlucida.runners.runner import Facts, MapBatch
 from camlucida.targets import Classes, choose
@@ -43,7 +45,7 @@ class OnnxMethods:
                 self._refuse("the statistics of the normalization behind the pooling held fixed")
             targets = choose(classes, forward_pass.logits, class_names)
             maps = self.method.compute(forward_pass, targets)
-            facts = self._facts(forward_pass.inputs, forward_pass.logits.shape[1], tuple(maps.maps.shape[2:]))
+            facts = self._facts(forward_pass.inputs, forward_pass.logits, tuple(maps.maps.shape[2:]))
             return map_batch(forward_pass.logits, targets, maps, facts)
 
     def predict(self, batch: Any) -> NDArray[np.float32]:
@@ -54,7 +56,7 @@ class OnnxMethods:
         """What the cut says."""
         inputs = _on_cpu(batch)
         grid = self.classifier.cut(inputs).layout.grid
-        return self._facts(inputs, self.classifier.logits(inputs[:1]).shape[1], grid)
+        return self._facts(inputs, self.classifier.logits(inputs[:1]), grid)
 
     def _refuse(self, what: str = "a network's gradients or inner calls") -> NoReturn:
         raise MethodError(
@@ -62,10 +64,15 @@ class OnnxMethods:
             f"PyTorch model it was made from, or {WITHOUT_GRADIENTS}"
         )
 
-    def _facts(self, inputs: Tensor, classes: int, grid: tuple[int, ...]) -> Facts:
-        cut = self.classifier.known_cut(inputs)
+    def _facts(self, inputs: Tensor, logits: Tensor, grid: tuple[int, ...]) -> Facts:
+        cut, activation = self.classifier.known_cut(inputs), self.classifier.route.activation
         features = "not looked at" if cut is None else f"{cut.layout.name} {'×'.join(map(str, cut.shape))} {cut.value}"
-        return Facts("as the file computes it", features, grid, classes, self.classifier.route.activation)
+        note = ""
+        if activation is None and sums_to_one(to_array(logits)):
+            activation, note = "none", PROBABILITIES
+        return Facts(
+            "as the file computes it", features, grid, logits.shape[1], activation, self.classifier.output, note
+        )
 
 
 def _on_cpu(batch: Any) -> Tensor:
