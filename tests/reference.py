@@ -89,8 +89,7 @@ def cam(known: Known) -> Array:
 def gradient_times_features(case, net: nn.Module, x: Tensor, class_id: int) -> tuple[Array, Array, Array]:
     """Σ_k ∂S/∂A_k(y, x) A_k(y, x) by running the head itself: maps (B, *grid), bias (B,) and the logit (B,).
 
-    The scales of LayerNorms in the head are held. The bias is the logit of zero features, and what gradient x features
-    gives to the tokens before the grid.
+    The scales of LayerNorms in the head are held. The bias is the logit of zero features, whose scales are their own.
     """
     features = net.body(x).detach().requires_grad_()
     head = _held(net.head, features)
@@ -98,9 +97,7 @@ def gradient_times_features(case, net: nn.Module, x: Tensor, class_id: int) -> t
     (gradient,) = torch.autograd.grad(logit.sum(), features)
     product_ = gradient * features.detach()
     with torch.no_grad():
-        bias = head(torch.zeros_like(features))[:, class_id]
-    if case.prefix:
-        bias = bias + product_[:, : case.prefix].sum((1, 2))
+        bias = net.head(torch.zeros_like(features))[:, class_id]
     return case.on_grid(product_).sum(1).numpy(), bias.numpy(), logit.detach().numpy()
 
 

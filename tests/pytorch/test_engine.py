@@ -155,9 +155,16 @@ def test_tokens_in_an_order_of_their_own_are_never_laid_out_as_if_in_rows(prefix
     refused_or_of(Net(body, *last, linear(10)).eval(), CONV.batch(2, torch.float32), "body.patch")
 
 
-def test_columns_before_rows_are_not_taken_for_rows_before_columns():
+def test_columns_before_rows_are_laid_as_rows_before_columns():
     body = nn.Sequential(conv_body(), Call(lambda x: x.transpose(2, 3).flatten(2)), Attended())
-    refused_or_of(Net(body, Call(lambda x: x.sum(2)), linear()).eval(), torch.randn(2, 3, 32, 32), "body.0")
+    net = Net(body, Call(lambda x: x.sum(2)), linear()).eval()
+    x = torch.randn(2, 3, 32, 32)
+    ex = explain(x, net, classes="all")
+    with torch.no_grad():
+        tokens = net.body(x)
+        side = int(tokens.shape[2] ** 0.5)
+        maps = torch.einsum("kc,bcn->bkn", net.head[-1].weight, tokens).reshape(2, -1, side, side).transpose(2, 3)
+    assert np.abs(ex.maps - maps.numpy()).max() <= 1e-5 * np.abs(ex.maps).max()
 
 
 def refused_or_of(net, x, layer):
@@ -344,7 +351,7 @@ def test_the_backbone_runs_without_gradients():
     explainer = Explainer(net)
     for classes in (1, "all", lambda logits: logits.softmax(1)[:, 0]):
         explainer(x, classes)
-    assert seen == [False] * 4  # one to find the split, one for each call
+    assert seen == [False] * 5  # one to find the split, one to see where its cells lie, one for each call
 
 
 @pytest.mark.parametrize("name", ["gap_linear", "layer_norm", "vgg", "class_token", "inplace"])

@@ -23,6 +23,10 @@ class KnownHead(Protocol):
         """What kind of function it is."""
 
     @property
+    def without_gradient(self) -> bool:
+        """Whether no gradient leads back from the logits to the features, though their values do."""
+
+    @property
     def pooling(self) -> Pooling | None:
         """Where its pooled vector is, if it has one."""
 
@@ -90,6 +94,9 @@ class ForwardPass(Protocol):
 
     def gradients(self, score: Score, statistics: FrozenStatistics | None = None) -> tuple[Tensor, Tensor]:
         """Gradients of scores at the features: on the grid (B, T, C, *grid), of prefix tokens (B, T, C, prefix)."""
+
+    def gradient_times_features(self, score: Score, statistics: FrozenStatistics | None = None) -> Tensor:
+        """Maps (B, T, *grid) of scores: gradient times features, summed over channels and over branches."""
 
     def each_gradient(
         self, score: Score, statistics: FrozenStatistics | None = None

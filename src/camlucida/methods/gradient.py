@@ -16,7 +16,6 @@ from torch import Tensor
 from camlucida.errors import MethodError, first_line
 from camlucida.methods.forward_pass import ForwardPass, Maps
 from camlucida.methods.torch_modes import TwiceDifferentiable
-from camlucida.pytorch.head import FrozenStatistics
 from camlucida.targets import Targets
 
 
@@ -31,7 +30,7 @@ def gradcam(forward_pass: ForwardPass, targets: Targets) -> Maps:
     Returns:
         maps (B, T, *grid) and bias (B, T): the score of zero features, and gradient x features of prefix tokens.
     """
-    return decomposed(forward_pass, targets, lambda g: _weighted(g.flatten(2).mean(2), forward_pass.features))
+    return _decomposed(forward_pass, targets, lambda g: _weighted(g.flatten(2).mean(2), forward_pass.features))
 
 
 def hirescam(forward_pass: ForwardPass, targets: Targets) -> Maps:
@@ -44,7 +43,7 @@ def hirescam(forward_pass: ForwardPass, targets: Targets) -> Maps:
     Returns:
         maps (B, T, *grid) and bias (B, T), as those of ``gradcam``.
     """
-    return decomposed(forward_pass, targets, lambda g: (g * forward_pass.features).sum(1))
+    return _decomposed(forward_pass, targets, lambda g: (g * forward_pass.features).sum(1))
 
 
 def xgradcam(forward_pass: ForwardPass, targets: Targets) -> Maps:
@@ -59,7 +58,7 @@ def xgradcam(forward_pass: ForwardPass, targets: Targets) -> Maps:
         maps (B, T, *grid) and bias (B, T), as those of ``gradcam``.
     """
     total = forward_pass.features.flatten(2).sum(2)
-    return decomposed(
+    return _decomposed(
         forward_pass,
         targets,
         lambda g: _weighted(divided((g * forward_pass.features).flatten(2).sum(2), total), forward_pass.features),
@@ -202,18 +201,9 @@ def _each(forward_pass: ForwardPass, targets: Targets, of: Callable[[Tensor], Te
     return torch.stack([of(gradient) for gradient, _ in forward_pass.each_gradient(targets.of)], 1)
 
 
-def decomposed(
-    forward_pass: ForwardPass,
-    targets: Targets,
-    of: Callable[[Tensor], Tensor],
-    statistics: FrozenStatistics | None = None,
-) -> Maps:
-    """As ``_each``, with the bias: the score of zero features, and gradient x features of the prefix tokens."""
-    maps, before = [], []
-    for gradient, prefix in forward_pass.each_gradient(targets.of, statistics):
-        maps.append(of(gradient))
-        before.append((prefix * forward_pass.prefix_tokens).sum((1, 2)))
-    return Maps(torch.stack(maps, 1), forward_pass.at_zero(targets.of, statistics) + torch.stack(before, 1))
+def _decomposed(forward_pass: ForwardPass, targets: Targets, of: Callable[[Tensor], Tensor]) -> Maps:
+    """As ``_each``, with the bias: the score of nothing."""
+    return Maps(_each(forward_pass, targets, of), forward_pass.at_zero(targets.of))
 
 
 def _on_first_axis(points: Tensor) -> Tensor:

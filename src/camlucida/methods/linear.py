@@ -15,7 +15,7 @@ from torch import Tensor
 
 from camlucida.errors import MethodError
 from camlucida.methods.forward_pass import ForwardPass, Maps
-from camlucida.methods.gradient import decomposed
+from camlucida.pytorch.explicit_attention import map_over_batches
 from camlucida.pytorch.model_pass import each_gradient_of
 from camlucida.targets import Targets
 
@@ -47,7 +47,7 @@ def _of_all_classes(forward_pass: ForwardPass, cells: Tensor, pooled: Tensor, he
     divisor = forward_pass.split.pooling.divisor if forward_pass.split.pooling else 1
     with torch.no_grad():
         bias = head(torch.zeros_like(pooled))
-        at_cells = torch.func.vmap(head)(cells.permute(2, 0, 1)) - bias  # (cells, B, K)
+        at_cells = map_over_batches(head, cells.permute(2, 0, 1)) - bias  # (cells, B, K)
         maps = at_cells.permute(1, 2, 0).div(divisor)
     return Maps(maps.reshape(*maps.shape[:2], *forward_pass.features.shape[2:]), bias)
 
@@ -60,6 +60,8 @@ def _of_some_classes(
     leaf = pooled.detach().clone().requires_grad_()
     with torch.enable_grad():
         scores = targets.of(head(leaf))
+    if not scores.requires_grad or forward_pass.split.without_gradient:  # quantized layers, say
+        return _combined(_of_all_classes(forward_pass, cells, pooled, head), targets)
     weights = torch.stack(list(each_gradient_of(scores, leaf)), 1)
     with torch.no_grad():
         bias = targets.of(head(torch.zeros_like(pooled)))
@@ -67,12 +69,25 @@ def _of_some_classes(
     return Maps(maps.reshape(*maps.shape[:2], *forward_pass.features.shape[2:]), bias)
 
 
+def _combined(every: Maps, targets: Targets) -> Maps:
+    """The maps of scores that are linear in the logits, from those of all classes.
+
+    Raises:
+        MethodError: a score is not linear in the logits.
+    """
+    if targets.weights is None or every.bias is None:
+        raise MethodError("no gradient leads back through this head, so only classes and their contrasts have maps")
+    weights = torch.from_numpy(targets.weights).to(every.maps)
+    return Maps(torch.einsum("btk,bk...->bt...", weights, every.maps), torch.einsum("btk,bk->bt", weights, every.bias))
+
+
 def _gradient_times_features(forward_pass: ForwardPass, targets: Targets) -> Maps:
     """Normalization statistics are frozen: a normalization does not see how long its input is, so that the gradient of
     features that are read through one alone (a ViT's last block reads its tokens so) is orthogonal to them.
     """
     statistics = forward_pass.frozen_statistics()
-    return decomposed(forward_pass, targets, lambda g: (g * forward_pass.features).sum(1), statistics)
+    maps = forward_pass.gradient_times_features(targets.of, statistics)
+    return Maps(maps, forward_pass.at_zero(targets.of, statistics))
 
 
 def contrastive_cam(forward_pass: ForwardPass, targets: Targets) -> Maps:

@@ -19,7 +19,7 @@ from camlucida.onnx.extra import onnx
 from camlucida.onnx.graph_cut import Route, behind, showing, sizes_read
 from camlucida.onnx.known_layouts import CHANNELS_FIRST, CHANNELS_LAST
 from camlucida.onnx.session import OnnxSession
-from camlucida.pytorch.cell_places import in_place, localities, sharp
+from camlucida.pytorch.cell_places import locate
 from camlucida.pytorch.grid import Layout, candidates
 
 _AT_ONCE = 8
@@ -73,7 +73,7 @@ def find_cut(network: OnnxSession, route: Route, batch: Tensor) -> Cut:
         values = dict(zip(names, body.run(names, batch.numpy()), strict=True))
         for at in range(last - 1, last - 1 - len(names), -1):
             spot = _Spot(route, body, spots[at], sizes[spots[at]], values[spots[at]], batch)
-            reading = [layout for layout in spot.layouts if spot.reads(layout)]
+            reading = [layout for layout in spot.layouts if spot.reads(layout)] if route.learned(spots[at]) else []
             if not reading:
                 continue
             if not reading[0].has_axes:
@@ -176,10 +176,8 @@ def _before_views(spot: _Spot, before: Sequence[str], layouts: list[Layout]) -> 
 
 def _layout(spot: _Spot, layouts: list[Layout], *, certain: bool) -> Layout | None:
     """The layout on which changes of the picture show in place; where they show everywhere, the likeliest."""
-    if not certain and len(layouts) == 1 and layouts[0].has_axes and spot.route.keeps_axes(spot.name):
-        return layouts[0]
-    measured = localities(spot.of, spot.batch, layouts)
-    if certain or sharp(measured):
-        return in_place(measured)
-    likely = [layout for layout in layouts if layout.has_axes or layout.channel_axis != 1]
+    located = locate(spot.of, spot.batch, layouts)
+    if certain or located.sharp:
+        return located.layout
+    likely = [layout for layout in layouts if layout.likely and (layout.has_axes or layout.channel_axis != 1)]
     return min(likely, key=lambda layout: layout.offness, default=None)

@@ -22,6 +22,10 @@ VIEWS = {"Identity", "Cast", "Dropout", "Transpose", "Reshape", "Flatten", "Sque
 """Operations that leave every number as it is."""
 
 
+_WEIGHTED = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "MatMul", "MatMulInteger",
+             "QLinearMatMul", "Gemm", "LSTM", "GRU", "Einsum", "Attention", "FusedMatMul"}  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class Route:
     """The part of a classifier's graph that leads from its pictures to its logits.
@@ -57,6 +61,10 @@ class Route:
         made = {value: i for i, node in enumerate(self.nodes) for value in node.output}
         before = self.nodes[: made[name] + 1]
         return not any(node.op_type == "Transpose" or may_move(node) for node in before)
+
+    def learned(self, name: str) -> bool:
+        """Whether an operation with weights stands before a value."""
+        return any(node.op_type in _WEIGHTED for node in leading_to([name], self.nodes))
 
     @cached_property
     def layouts(self) -> dict[str, MadeLayout]:

@@ -68,6 +68,7 @@ class UnknownHead:
 
     kind: Kind = "nonlinear"
     pooling: None = None
+    without_gradient: bool = True
 
 
 class OnnxPass:
@@ -152,7 +153,8 @@ class OnnxPass:
         """What only a network in PyTorch gives."""
         self._refuse()
 
-    pooled_head = frozen_statistics = at_zero = gradients = each_gradient = input_gradients = attention = _refused
+    pooled_head = frozen_statistics = at_zero = gradients = each_gradient = _refused
+    gradient_times_features = input_gradients = attention = _refused
 
 
 class _Graph(torch.autograd.Function):

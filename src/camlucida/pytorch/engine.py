@@ -229,17 +229,19 @@ class TorchEngine:
     ) -> TorchPass | None:
         """A pass cut at the split; None if its calls are not the traced ones."""
         own = batch.clone()  # a model may normalize its input in place
-        with blaming_the_model(self.model, batch), Tape([own], split.place) as tape:
+        with blaming_the_model(self.model, batch), Tape([own], split.cuts) as tape:
             returned = call(own)
-        if tape.original is None or tape.passed_on is None or tuple(tape.original.shape[1:]) != split.shape:
+        originals = [tape.originals[place] for place in split.cuts if place in tape.originals]
+        if tuple(tuple(original.shape[1:]) for original in originals) != split.shapes:
             return None
         steps, logits = split.ending.logits(tape, returned)
         _check_rows(logits, batch)
         if tuple(step.name for step in steps) != split.tail:
             return None
         again = partial(self.run, at=at, arguments=arguments)
-        head = RecordedFunction(tuple(steps), tape.passed_on, logits)
-        return TorchPass(split, tape.original, head, logits, batch, call, again)
+        first, *others = (tape.copies[place] for place in split.cuts)
+        head = RecordedFunction(tuple(steps), first, logits, tuple(others))
+        return TorchPass(split, originals, head, logits, batch, call, again)
 
 
 def declared_classes(model: nn.Module) -> int | None:

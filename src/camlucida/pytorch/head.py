@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from camlucida.pytorch.grid import Layout
 from camlucida.pytorch.tape import TapeStep, bottlenecks, replay
@@ -22,17 +26,30 @@ DESCRIPTIONS: dict[Kind, str] = {
     "token": "only class tokens reach the logits: gradient x tokens before the last attention, with its residual",
 }
 
-_STATISTICS = {"var", "std", "norm", "vector_norm", "rsqrt", "sqrt", "normalize", "cosine_similarity"}
+_ROUNDED = 0.05
+"""How far a head without a gradient may be from affine: eight-bit activations round by about 1 %."""
+
+
+Call: TypeAlias = tuple[Callable[..., Any], int]
+"""The function of a recorded call, and its turn among the calls of that function."""
+
+
+_DIVIDING = {"div", "div_", "divide", "true_divide", "__truediv__", "__itruediv__"}
 
 
 class FrozenStatistics:
     """Freezes the scale statistics of normalizations (LayerNorm, GroupNorm, RMSNorm, L2) while a head is replayed.
 
     The first replay measures them at its input; later ones use those. Centring is linear and stays.
+
+    Args:
+        measured: calls, by function and turn, whose results are such statistics (see ``scale_statistics``), beside
+            those within torch's own normalizations.
     """
 
-    def __init__(self) -> None:
-        self._measured: list[Tensor] = []
+    def __init__(self, measured: frozenset[Call] = frozenset()) -> None:
+        self._calls = measured
+        self._measured: list[Any] = []
         self._next: int | None = None
 
     def rewind(self) -> None:
@@ -42,9 +59,9 @@ class FrozenStatistics:
     def __len__(self) -> int:
         return len(self._measured)
 
-    def _frozen(self, measure: Callable[[], Tensor]) -> Tensor:
+    def _frozen(self, measure: Callable[[], Any]) -> Any:
         if self._next is None:
-            self._measured.append(measure().detach())
+            self._measured.append(tree_map_only(Tensor, Tensor.detach, measure()))
             return self._measured[-1]
         statistic = self._measured[self._next]
         self._next += 1
@@ -61,7 +78,9 @@ class FrozenStatistics:
             return self._group_norm(*args, **kwargs)
         if name == "normalize":
             return self._normalize(*args, **kwargs)
-        if name in _STATISTICS:
+        if name == "cosine_similarity":
+            return self._cosine_similarity(*args, **kwargs)
+        if (step.func, step.nth) in self._calls:
             return self._frozen(lambda: step.func(*args, **kwargs))
         return NotImplemented
 
@@ -91,7 +110,12 @@ class FrozenStatistics:
         return _affine(normal, *reshaped)
 
     def _normalize(self, x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Tensor:
-        return x / self._frozen(lambda: x.norm(p, dim, keepdim=True).clamp_min(eps))
+        length: Tensor = self._frozen(lambda: x.norm(p, dim, keepdim=True).clamp_min(eps))
+        return x / length
+
+    def _cosine_similarity(self, x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+        lengths: Tensor = self._frozen(lambda: x.norm(2, dim).clamp_min(eps) * y.norm(2, dim).clamp_min(eps))
+        return (x * y).sum(dim) / lengths
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -101,19 +125,37 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class RecordedFunction:
-    """A stretch of recorded steps as a function from one recorded tensor to another."""
+    """A stretch of recorded steps as a function from recorded tensors to another.
+
+    Attributes:
+        steps: in order.
+        start: the tensor that it is a function of.
+        end: what it gives.
+        others: further tensors that it may be a function of; as they were recorded where they are not given.
+    """
 
     steps: tuple[TapeStep, ...]
     start: Tensor
     end: Tensor
+    others: tuple[Tensor, ...] = ()
 
-    def __call__(self, x: Tensor, statistics: FrozenStatistics | None = None) -> Tensor:
+    def __call__(
+        self, x: Tensor, statistics: FrozenStatistics | None = None, others: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """Replay on ``x`` in ``x``'s floating-point type (weights are cast to it where they differ)."""
+        return self.values(x, statistics, others)[id(self.end)]
+
+    def values(
+        self, x: Tensor, statistics: FrozenStatistics | None = None, others: Sequence[Tensor] | None = None
+    ) -> dict[int, Tensor]:
+        """Every tensor of a replay, by the identity of the recorded one that it stands for."""
         if statistics is not None:
             statistics.rewind()
         dtype = x.dtype if x.dtype != self.start.dtype else None
-        tensors = replay(self.steps, {id(self.start): x}, dtype=dtype, instead=statistics)
-        return tensors[id(self.end)]
+        tensors = {id(self.start): x}
+        if others is not None:
+            tensors |= {id(old): new for old, new in zip(self.others, others, strict=True)}
+        return replay(self.steps, tensors, dtype=dtype, instead=statistics)
 
     def double_safe(self) -> RecordedFunction:
         """Casts written into the recording (``x.float()``) made neutral, so that it can run in float64."""
@@ -169,40 +211,123 @@ def find_pooling(head: RecordedFunction, layout: Layout) -> Pooling | None:
 
 
 @torch.no_grad()
-def classify(head: RecordedFunction, layout: Layout, pooling: Pooling | None) -> Kind:
-    """What kind of function the head is, by evaluating it (float64 where its calls allow) on mixtures of inputs."""
-    if pooling is None:
-        return "nonlinear"
-    behind = head.behind(pooling.index, pooling.output)
-    pooled = behind.start.detach()
-    for part, dtype, tolerance in ((behind.double_safe(), torch.float64, 1e-7), (behind, torch.float32, 1e-4)):
+def classify(function: RecordedFunction) -> tuple[Kind, frozenset[Call]]:
+    """What kind of function of all its starts this is, and the calls whose results are statistics to freeze.
+
+    Found by evaluating it (in float64 where its calls allow) on mixtures of inputs. Normalizations are known by what
+    their statistics do (see ``scale_statistics``), not by their names. A function that passes no gradient back
+    (dynamically quantized layers, ``.data``) may be a little off: then its values are all there is.
+    """
+    starts = (function.start.detach(), *(tensor.detach() for tensor in function.others))
+    for part, dtype, tolerance in ((function.double_safe(), torch.float64, 1e-7), (function, torch.float32, 1e-4)):
+        points = [start.to(dtype) if start.is_floating_point() else start for start in starts]
         try:
-            point = pooled.to(dtype)
-            if _is_affine(part, point, None, tolerance):
-                return "affine"
-            statistics = FrozenStatistics()
-            part(point, statistics)
-            if len(statistics) and _is_affine(part, point, statistics, tolerance):
-                return "normalized"
-        except (RuntimeError, TypeError):
+            if _is_affine(part, points, None, tolerance):
+                return "affine", frozenset()
+            for calls in (frozenset[Call](), scale_statistics(part, points)):
+                statistics = FrozenStatistics(calls)
+                _at(part, points, statistics)
+                if len(statistics) and _is_affine(part, points, statistics, tolerance):
+                    return "normalized", calls
+        except (RuntimeError, TypeError, NotImplementedError):
             continue  # a call in the head refuses this floating-point type
-        return "nonlinear"
-    return "nonlinear"
+        break
+    if not passes_gradient(function):
+        points = [start.to(torch.float32) if start.is_floating_point() else start for start in starts]
+        with contextlib.suppress(RuntimeError, TypeError, NotImplementedError):
+            if _is_affine(function, points, None, _ROUNDED):
+                return "affine", frozenset()
+    return "nonlinear", frozenset()
 
 
-def _is_affine(part: RecordedFunction, point: Tensor, statistics: FrozenStatistics | None, tolerance: float) -> bool:
-    """Whether f(m·a + (1-m)·b) = m·f(a) + (1-m)·f(b), near and far, and f(0) is the same for all inputs."""
+def passes_gradient(function: RecordedFunction) -> bool:
+    """Whether a gradient leads from the end back to the start, or there is nothing to lead: the same end for any start.
+
+    Quantized layers say that they have a gradient, and give none.
+    """
+    leaf = function.start.detach().clone().requires_grad_()
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        end = function(leaf.clone())
+        if not end.requires_grad:
+            return False
+        weights = torch.randn(end.shape, generator=torch.Generator().manual_seed(0)).to(end)
+        try:
+            (gradient,) = torch.autograd.grad((end * weights).sum(), leaf, allow_unused=True)
+        except RuntimeError:  # a value was overwritten that the gradient needs
+            return True
+    if gradient is not None and bool(gradient.any()):
+        return True
+    with torch.no_grad():
+        return bool((function(leaf.detach() * 0.5) == end.detach()).all())
+
+
+def scale_statistics(function: RecordedFunction, points: Sequence[Tensor]) -> frozenset[Call]:
+    """The calls that measure how large the features are: lengths, deviations, sums of squares or of magnitudes.
+
+    Such a value is smaller than the features, and grows or shrinks with a power of their size. It is the same for x and
+    -x, or what something is divided by. Measured on large features, so that what is added against division by zero does
+    not count.
+
+    Args:
+        function: from pooled features to logits.
+        points: its starts, float64.
+    """
+    size = max(float(points[0].square().mean().sqrt()), 1e-30)
+    once, twice, turned = (
+        function.values(points[0] * factor, None, [point * factor for point in points[1:]])
+        for factor in (1e3 / size, 2e3 / size, -1e3 / size)
+    )
+    divisors = {id(arg) for step in function.steps if step.name in _DIVIDING for arg in step.args[1:]}
+    calls = set()
+    for step in function.steps:
+        recorded = step.tensors[0]
+        value, doubled, negative = once[id(recorded)], twice[id(recorded)], turned[id(recorded)]
+        if not value.is_floating_point() or 2 * value.numel() > min(point.numel() for point in points):
+            continue
+        length = float(value.norm())
+        growth = float(doubled.norm()) / length if 0 < length < math.inf else 1.0
+        even = float((negative - value).norm()) <= 1e-6 * length
+        if not (even or growth < 1 or id(recorded) in divisors):
+            continue
+        if abs(math.log2(max(growth, 1e-30))) > 0.1 and float((doubled - growth * value).norm()) <= 1e-3 * length:
+            calls.add((step.func, step.nth))
+    return frozenset(calls)
+
+
+def _at(function: RecordedFunction, points: Sequence[Tensor], statistics: FrozenStatistics | None) -> Tensor:
+    return function(points[0], statistics, points[1:])
+
+
+def _is_affine(
+    function: RecordedFunction, points: Sequence[Tensor], statistics: FrozenStatistics | None, tolerance: float
+) -> bool:
+    """Whether f(m·a + (1-m)·b) = m·f(a) + (1-m)·f(b), near and far, and f(0) is the same for all inputs, with its
+    statistics frozen or free.
+    """
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(point.shape, generator=generator, dtype=torch.float64).to(point) * point.std().clamp_min(1e-6)
-    zero = part(torch.zeros_like(point), statistics)
-    at_point = part(point, statistics)
-    scale = max(float((at_point - zero).abs().max()), float(at_point.abs().max()) * 1e-3, 1e-30)
+    noises = [
+        torch.randn(point.shape, generator=generator, dtype=torch.float64).to(point) * point.std().clamp_min(1e-6)
+        for point in points
+    ]
+    zeros = [torch.zeros_like(point) for point in points]
+    zero = _at(function, zeros, statistics)
+    at_points = _at(function, points, statistics)
+    scale = max(float((at_points - zero).abs().max()), float(at_points.abs().max()) * 1e-3, 1e-30)
     if float((zero - zero[:1]).abs().max()) > tolerance * scale:
         return False
-    for other, mix in ((point.flip(0) + noise, 0.3), (-2 * point + 3 * noise, 0.6), (-noise, -0.7)):
-        mixed = part(mix * point + (1 - mix) * other, statistics)
-        at_other = part(other, statistics)
-        off = (mixed - mix * at_point - (1 - mix) * at_other).abs().max()
-        if not float(off) <= tolerance * max(scale, float(at_other.abs().max())):
+    if statistics is not None:
+        free = _at(function, zeros, None)
+        if bool(free.isfinite().all()) and float((free - zero).abs().max()) > tolerance * scale:
+            return False
+    for near, far, mix in ((-1.0, 1.0, 0.3), (-2.0, 3.0, 0.6), (0.0, -1.0, -0.7)):
+        others = [
+            (point.flip(0) if near == -1 else near * point) + far * noise
+            for point, noise in zip(points, noises, strict=True)
+        ]
+        at_others = _at(function, others, statistics)
+        mixtures = [mix * point + (1 - mix) * other for point, other in zip(points, others, strict=True)]
+        off = (_at(function, mixtures, statistics) - mix * at_points - (1 - mix) * at_others).abs().max()
+        if not float(off) <= tolerance * max(scale, float(at_others.abs().max())):
             return False
     return True

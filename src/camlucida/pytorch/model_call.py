@@ -20,6 +20,7 @@ from camlucida.errors import CamlucidaError, ModelError, first_line
 from camlucida.pytorch.tape import tensors_in
 from camlucida.targets import Expected
 
+_hooking = threading.RLock()
 _PICTURE_NAMES = ("pixel_values", "images", "image", "pixels")
 
 
@@ -219,8 +220,10 @@ def scripted(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 @contextmanager
 def _scripts_seen(module: nn.Module) -> Iterator[None]:
     """The calls of TorchScript modules inside are shown to the modes that watch this thread's torch calls."""
-    with ExitStack() as stack:
-        for script in _scripts_in(module):
+    scripts = list(_scripts_in(module))
+    # One pass at a time: hooks that come and go while another thread's call goes through them would break that call.
+    with _hooking if scripts else nullcontext(), ExitStack() as stack:
+        for script in scripts:
             show = _shown_by(threading.get_ident())
             hook = nn.Module.register_forward_hook(script, show, with_kwargs=True)  # their own method refuses
             stack.callback(hook.remove)

@@ -127,10 +127,11 @@ def input_gradients_of(logits: Tensor, scores: Tensor, leaf: Tensor) -> Iterator
         raise MethodError(f"the gradients of the model's inputs cannot be had: {why}; or {instead}") from error
 
 
-def each_gradient_of(scores: Tensor, leaf: Tensor, *, needed: bool = False) -> Iterator[Tensor]:
+def each_gradient_of(scores: Tensor, leaf: Tensor, *, needed: bool = False, keep: bool = False) -> Iterator[Tensor]:
     """The gradient of one column of scores (B, T) after the other with respect to ``leaf``, each of its shape.
 
-    Zero where the scores do not depend on it; a RuntimeError if it is ``needed``.
+    Zero where the scores do not depend on it; a RuntimeError if it is ``needed``. With ``keep`` the scores can be gone
+    back through again.
     """
     if not scores.requires_grad:
         yield from (torch.zeros_like(leaf) for _ in range(scores.shape[1]))
@@ -138,6 +139,6 @@ def each_gradient_of(scores: Tensor, leaf: Tensor, *, needed: bool = False) -> I
     with torch.enable_grad():
         columns = scores.sum(0).unbind()
     for t, column in enumerate(columns):
-        more = t < len(columns) - 1
+        more = keep or t < len(columns) - 1
         (gradient,) = torch.autograd.grad(column, leaf, retain_graph=more, allow_unused=not needed)
         yield torch.zeros_like(leaf) if gradient is None else gradient

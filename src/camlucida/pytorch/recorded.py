@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,10 +10,16 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from camlucida.pytorch.grid import Layout, candidates
-from camlucida.pytorch.head import RecordedFunction
+from camlucida.pytorch.grid import MOST_PREFIX_TOKENS, Layout, candidates, frame_candidates
+from camlucida.pytorch.head import RecordedFunction, passes_gradient
 from camlucida.pytorch.model_call import ModelCall
-from camlucida.pytorch.tape import TapeStep, Value, bottlenecks, value_of
+from camlucida.pytorch.tape import TapeStep, Value, bottlenecks, on_the_way, tensors_in, value_of
+
+_ACTIVATIONS = {"relu", "relu6", "leaky_relu", "elu", "celu", "selu", "silu", "gelu", "mish", "softplus", "hardtanh",
+                "hardswish", "hardsigmoid", "tanh", "sigmoid", "clamp", "abs", "dropout"}  # fmt: skip
+_WEIGHTS = 27
+"""A constant of so many numbers, 3 × 3 × 3 say, was learned; fewer are the means and deviations of colours."""
+_JOINING = {"cat", "concat", "concatenate", "hstack", "column_stack", "pad", "__setitem__", "index_copy", "scatter"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,15 +36,6 @@ class RecordedPass:
         """What ran."""
         return self.call.module
 
-    @property
-    def end(self) -> Value:
-        """The logits' value."""
-        return value_of(self.logits)
-
-    def bottlenecks(self) -> list[RecordedValue]:
-        """The values through which every path from the input to the logits leads, first to last."""
-        return [RecordedValue(self, *place) for place in bottlenecks(self.steps, self.end)]
-
     @cached_property
     def of_pictures(self) -> set[Value]:
         """The values that depend on the pictures, and not on other arguments alone."""
@@ -46,6 +44,15 @@ class RecordedPass:
             if reached.intersection(step.inputs):
                 reached.update(step.outputs)
         return reached
+
+    @property
+    def end(self) -> Value:
+        """The logits' value."""
+        return value_of(self.logits)
+
+    def bottlenecks(self) -> list[RecordedValue]:
+        """The values through which every path from the input to the logits leads, first to last."""
+        return [RecordedValue(self, *place) for place in bottlenecks(self.steps, self.end)]
 
     @cached_property
     def readout(self) -> Tensor:
@@ -73,6 +80,11 @@ class RecordedValue:
         return self.run.steps[self.index]
 
     @property
+    def name(self) -> Value:
+        """Its name on the tape."""
+        return self.step.outputs[self.output]
+
+    @property
     def tensor(self) -> Tensor:
         """Its numbers."""
         return self.step.tensors[self.output]
@@ -92,9 +104,36 @@ class RecordedValue:
     @cached_property
     def layouts(self) -> list[Layout]:
         """How it could lie over the input."""
-        if not self.tensor.is_floating_point() or self.step.outputs[self.output] not in self.run.of_pictures:
+        if not self.tensor.is_floating_point() or self.name not in self.run.of_pictures:
             return []
-        return candidates(self.tensor.shape, self.run.batch.shape[0], self.run.batch.shape[2:])
+        prefixes = self._prefixes if self.tensor.ndim == 3 else [0]
+        whole = candidates(self.tensor.shape, self.run.batch.shape[0], self.run.batch.shape[2:], prefixes)
+        return frame_candidates(self.tensor.shape, self.run.batch.shape) + whole
+
+    @property
+    def _prefixes(self) -> list[int]:
+        """How many tokens may stand before a grid here: none, or as many as were joined to fewer tokens before."""
+        lengths = set(self.tensor.shape[1:])
+        joined = {0}
+        for step in self.run.steps[: self.index + 1]:
+            if step.name not in _JOINING or not lengths & set(step.tensors[0].shape[1:]):
+                continue
+            for tensor in tensors_in((step.args, step.kwargs)):
+                for whole, part in zip(step.tensors[0].shape[1:], tensor.shape[1:], strict=False):
+                    joined |= {whole - part} if whole in lengths and 0 < whole - part <= MOST_PREFIX_TOKENS else set()
+        return sorted(joined)
+
+    def learned(self, since: RecordedValue | None = None) -> bool:
+        """Whether parameters are read on the way here, from the input or from a value before it."""
+        way = on_the_way(self.run.steps[since.index + 1 if since else 0 : self.index + 1], self.name)
+        return any(
+            step.name == "scripted"
+            or isinstance(tensor, nn.Parameter)
+            or (tensor.ndim > 1 and tensor.numel() >= _WEIGHTS and not dependent)
+            for step in way
+            for tensor in tensors_in((step.args, step.kwargs))
+            for dependent in [value_of(tensor) in step.inputs]
+        )
 
     @cached_property
     def gradient(self) -> Tensor:
@@ -107,15 +146,52 @@ class RecordedValue:
 
     def cells_read(self, layouts: Sequence[Layout]) -> list[Layout]:
         """Those of the layouts in which the logits read more than one cell."""
+        if not passes_gradient(self.head):
+            return [layout for layout in layouts if self._halves_read(layout)]
         return [layout for layout in layouts if _cells_read(layout, self.gradient) > 1]
+
+    @property
+    def before_activations(self) -> RecordedValue:
+        """The value that activations made this one of, element by element."""
+        value = self
+        while value.step.name in _ACTIVATIONS and len(value.step.outputs) == 1:
+            makers = [
+                RecordedValue(self.run, index, output)
+                for index, step in enumerate(self.run.steps[: value.index])
+                for output, name in enumerate(step.outputs)
+                if name in value.step.inputs
+            ]
+            if len(value.step.inputs) != 1 or not makers or value.step.changed:
+                return value
+            value = makers[0]
+        return value
+
+    def was_grid(self, grid: tuple[int, ...]) -> bool:
+        """Whether a value before this one has this grid as axes of its own."""
+        shapes = (tuple(tensor.shape) for step in self.run.steps[: self.index] for tensor in step.tensors)
+        return any(len(shape) == len(grid) + 2 and grid in (shape[2:], shape[1:-1]) for shape in shapes)
+
+    def _halves_read(self, layout: Layout) -> bool:
+        """Whether the logits change with either half of the cells, every other one; for heads without a gradient."""
+        features = self.tensor.detach()
+        cells = layout.on_grid(features)
+        noise = torch.randn(cells.shape, generator=torch.Generator().manual_seed(0)).to(cells) * cells.std()
+        odd = (torch.arange(cells[0, 0].numel()) % 2).reshape(cells.shape[2:]).to(cells)
+        with torch.no_grad():
+            before = self.head(features)
+            after = [self.head(layout.put(features, cells + noise * half)) for half in (odd, 1 - odd)]
+        return all(bool((logits != before).any()) for logits in after)
 
 
 def _gradient(part: RecordedFunction) -> Tensor:
+    """Of a fixed random mixture of the part's end; zeros where none is to be had."""
     leaf = part.start.detach().clone().requires_grad_()
-    with torch.enable_grad():
+    gradient = None
+    with torch.enable_grad(), contextlib.suppress(RuntimeError):  # values overwritten that the gradient needs
         logits = part(leaf.clone())
-        weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
-        (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf, allow_unused=True)
+        if logits.requires_grad:
+            weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
+            (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf, allow_unused=True)
     return torch.zeros_like(leaf) if gradient is None else gradient
 
 

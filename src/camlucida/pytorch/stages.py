@@ -13,7 +13,8 @@ from camlucida.pytorch.cell_places import choose_layout, layout_in_place
 from camlucida.pytorch.grid import Layout
 from camlucida.pytorch.model_call import ModelCall
 from camlucida.pytorch.recorded import RecordedValue
-from camlucida.pytorch.split import FoundFeatures, Split, learned, record, search, trace
+from camlucida.pytorch.search import FoundFeatures, cut_at, search
+from camlucida.pytorch.split import Split, record, trace
 
 Layer: TypeAlias = str | int | nn.Module
 """A layer's name or module; a stage by its number (-1 is the last); "last"; or "stages", which are all of them."""
@@ -115,7 +116,8 @@ def stages(call: ModelCall, batch: Tensor) -> tuple[Split, ...]:
     """
     recording = record(call, batch)
     run = recording.run
-    found = [search(run)]
+    last = search(run)
+    found = [last.branches[0]]
     decided: set[tuple[int, ...]] = set()
     for value in reversed(run.bottlenecks()):
         shape = tuple(value.tensor.shape)
@@ -125,14 +127,15 @@ def stages(call: ModelCall, batch: Tensor) -> tuple[Split, ...]:
             continue
         if any(layout == features.layout for layout in value.layouts for features in found):
             continue
-        if not learned(value, None):
+        if not value.learned():
             break  # nor is anything before it
         layout = _layout(value)
         if layout is not None:
             decided.add(shape)
             if not _known(layout, found):
                 found.append(FoundFeatures(value, layout, layout.prefix > 0))
-    return tuple(recording.split(features) for features in reversed(found))
+    cuts = [cut_at(features.value, features.layout) for features in reversed(found[1:])]
+    return (*map(recording.split, cuts), recording.split(last))
 
 
 def _known(layout: Layout, found: Sequence[FoundFeatures]) -> bool:

@@ -121,32 +121,33 @@ class CallCounter:
 
 
 class Tape(TorchFunctionMode):
-    """Records the calls that depend on given tensors; optionally swaps one of the values on its way.
+    """Records the calls that depend on given tensors; optionally cuts the pass at some of the values on its way.
 
     Args:
         sources: the tensors whose dependents are recorded (the network's input).
-        cut: the value to cut at: when the call at this place returns, the tape keeps its tensor as ``original``, and
-            what follows sees a copy, ``passed_on``. Recording starts there.
+        cuts: the values to cut at: when the call at such a place returns, the tape keeps its tensor among the
+            ``originals``, and what follows sees a copy, among ``copies``. Recording starts at the first of them.
     """
 
-    def __init__(self, sources: Sequence[Tensor], cut: Place | None = None) -> None:
+    def __init__(self, sources: Sequence[Tensor], cuts: Sequence[Place] = ()) -> None:
         super().__init__()
         self.steps: list[TapeStep] = []
         self.alive: list[Tensor] = list(sources)  # keeps identities unique
-        self.dependent: set[Value] = {value_of(source) for source in sources} if cut is None else set()
-        self.cut = cut
-        self.original: Tensor | None = None
-        self.passed_on: Tensor | None = None
+        self.dependent: set[Value] = set() if cuts else {value_of(source) for source in sources}
+        self.cuts = tuple(cuts)
+        self.originals: dict[Place, Tensor] = {}
+        self.copies: dict[Place, Tensor] = {}
         self._swaps: dict[int, Tensor] = {}
         self._calls = CallCounter()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run the call, keep it if it depends on the sources, cut if its turn has come."""
+        """Run the call, keep it if it depends on the sources or on a cut, cut if its turn has come."""
         kwargs = kwargs or {}
         nth = self._calls.count(func)
-        if self.cut is not None and self.passed_on is None and (func is not self.cut.func or nth != self.cut.nth):
+        due = [place for place in self.cuts if place.func is func and place.nth == nth]
+        if self.cuts and not self.copies and not due:
             return func(*args, **kwargs)
         if self._swaps:
             args, kwargs = replaced(args, self._swaps), replaced(kwargs, self._swaps)
@@ -157,8 +158,6 @@ class Tape(TorchFunctionMode):
         returned = set(map(id, outputs))
         changed = tuple(i for i, t in enumerate(arguments) if value_of(t) != before[i] and id(t) not in returned)
         outputs += [arguments[i] for i in changed]
-        if self.cut is not None and self.passed_on is None:
-            return self._swap(result, outputs)
         name = name_of(func)
         read = before[:1] if name in _FIRST_ONLY else [] if name in _VALUE_FREE else before
         inputs = tuple(value for value in read if value in self.dependent)
@@ -169,16 +168,18 @@ class Tape(TorchFunctionMode):
             own = tuple(list(arg) if isinstance(arg, list) else arg for arg in args)  # the network may extend its list
             autocast = Autocast.now(arguments[0].device.type)
             self.steps.append(TapeStep(func, nth, own, kwargs, inputs, values, tuple(outputs), changed, autocast))
-        return result
+        return self._cut(due, result, outputs) if due else result
 
-    def _swap(self, result: Any, outputs: list[Tensor]) -> Any:
-        if self.cut is None or self.cut.output >= len(outputs):
-            return result
-        self.original = outputs[self.cut.output]
-        self.passed_on = self.original.detach().clone()  # what changes it in place leaves the original alone
-        self._swaps = {id(self.original): self.passed_on}
-        self.dependent = {value_of(self.passed_on)}
-        self.alive += [self.original, self.passed_on]
+    def _cut(self, due: Sequence[Place], result: Any, outputs: list[Tensor]) -> Any:
+        for place in due:
+            if place.output >= len(outputs):
+                continue
+            original = outputs[place.output]
+            copy = original.detach().clone()  # what changes it in place leaves the original alone
+            self.originals[place], self.copies[place] = original, copy
+            self._swaps[id(original)] = copy
+            self.dependent.add(value_of(copy))
+            self.alive += [original, copy]
         return replaced(result, self._swaps)
 
 

@@ -69,6 +69,10 @@ class UncutPass(ModelPass):
         """Gradients of scores at the features."""
         return self.cut.gradients(score, statistics)
 
+    def gradient_times_features(self, score: Score, statistics: FrozenStatistics | None = None) -> Tensor:
+        """Maps of scores, summed over branches."""
+        return self.cut.gradient_times_features(score, statistics)
+
     def each_gradient(
         self, score: Score, statistics: FrozenStatistics | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -63,7 +63,7 @@ class WithMaps(nn.Module):
             raise ModelError(
                 "the model took another way than the one with_maps saw; call with_maps again for this input"
             )
-        cells = self._layout.tokens(features)[:, :, self._layout.prefix :]
+        cells = self._layout.on_grid(features).flatten(2)
         divisor = cells.shape[2] if self._mean else 1
         maps = torch.matmul(self.weight.flatten(1).to(cells.dtype), cells) / divisor
         if self._statistic is not None:
