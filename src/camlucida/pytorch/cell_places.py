@@ -75,9 +75,9 @@ def choose_layout(value: RecordedValue, layouts: Sequence[Layout]) -> Layout:
     moved = any(step.name in _AXIS_MOVERS for step in value.run.steps[: value.index + 1])
     likely = [layout for layout in layouts if layout.likely]
     constant = [layout for layout in likely if layout.prefix == 0 and _is_constant(layout.on_grid(value.gradient))]
-    trusted = [
+    trusted = [layout for layout in constant if layout.has_axes or value.was_grid(layout.grid)] or [
         layout
-        for layout in constant or likely
+        for layout in likely
         if layout.has_axes or (layout.channel_axis != 1 and not moved and value.was_grid(layout.grid))
     ]
     if not trusted:

@@ -45,6 +45,18 @@ class RecordedPass:
                 reached.update(step.outputs)
         return reached
 
+    @cached_property
+    def first_vector(self) -> int | None:
+        """The step behind which everything was made of one pooled vector (B, C): nothing has a grid any more."""
+        for value in self.bottlenecks():
+            read = {name for name, _ in value.step.inputs}
+            before = [tensor for tensor in tensors_in((value.step.args, value.step.kwargs)) if id(tensor) in read]
+            shrinks = any(tensor.numel() > value.tensor.numel() for tensor in before)
+            vector = value.tensor.is_floating_point() and value.tensor.ndim >= 2 and value.tensor[0, 0].numel() == 1
+            if shrinks and vector:
+                return value.index
+        return None
+
     @property
     def end(self) -> Value:
         """The logits' value."""
@@ -106,9 +118,13 @@ class RecordedValue:
         """How it could lie over the input."""
         if not self.tensor.is_floating_point() or self.name not in self.run.of_pictures:
             return []
+        if self.run.first_vector is not None and self.index > self.run.first_vector:
+            return []
         prefixes = self._prefixes if self.tensor.ndim == 3 else [0]
         whole = candidates(self.tensor.shape, self.run.batch.shape[0], self.run.batch.shape[2:], prefixes)
-        return frame_candidates(self.tensor.shape, self.run.batch.shape) + whole
+        return frame_candidates(self.tensor.shape, self.run.batch.shape) + [
+            layout for layout in whole if layout.likely or layout.has_axes or self.was_grid(layout.grid)
+        ]
 
     @property
     def _prefixes(self) -> list[int]:
