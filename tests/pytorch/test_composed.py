@@ -17,7 +17,7 @@ import camlucida as cl
 
 FALLS_SHORT = {
     "columns_in_two_passes": "columns that are read in two passes lie near enough to their places to be taken for them",
-    "features_from_a_codebook": "codes change at too few places to tell where cells lie; refused, with advice that works",
+    "features_from_a_codebook": "codes change at too few places to tell where cells lie: refused, and said why",
     "quantized_and_back": "a head that rounds is read by its values: a few per cent off, as its residual says",
     "minimum_to_maximum": "a minimum that is subtracted is no scale: the residual counts it",
     "mean_of_softmaxes_of_flips": "the probability's gradient x features: the residual overstates what is missing",
