@@ -31,7 +31,7 @@ def test_schemathesis(demo):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tool's own making
         schemathesis = pytest.importorskip("schemathesis")
-        from hypothesis import HealthCheck, Phase, given, settings, strategies
+        from hypothesis import HealthCheck, Phase, assume, given, settings, strategies
         from schemathesis import openapi
 
         # Only a picture is a valid picture, which no schema can say.
@@ -58,6 +58,8 @@ def test_schemathesis(demo):
                     suppress_health_check=list(HealthCheck),
                 )
                 def conforms(case):
+                    fields = case.body if isinstance(case.body, dict) else {}
+                    assume([] not in fields.values())  # an empty list leaves no field in a form: nothing is wrong then
                     case.call_and_validate()
 
                 conforms()

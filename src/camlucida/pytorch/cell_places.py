@@ -22,6 +22,8 @@ _SHARP = 3.0
 """A change whose strongest cell is not this many times its mean over the cells says nothing about places."""
 _FIRST, _SECOND = 4, 9
 """Places changed at once: at first, for layouts that are plausible; then, for all others and their symmetries."""
+_CERTAIN = 0.95
+"""Where every change ranks above this share of the cells, it need not stand out."""
 _ALONG = 0.9
 """How the middle of what changes must correlate with the place of the change, where it is blurred."""
 _SHIFTED = 0.2
@@ -146,7 +148,7 @@ def _held_against(
     in_place = [
         (layout, ranks)
         for layout, stands_out, ranks in measured
-        if stands_out and float(ranks.mean()) > mean and float(ranks.min()) > worst
+        if (stands_out or float(ranks.min()) > _CERTAIN) and float(ranks.mean()) > mean and float(ranks.min()) > worst
     ] or [
         (layout, ranks)
         for layout, stands_out, ranks in measured

@@ -142,14 +142,7 @@ class RecordedValue:
     def learned(self, since: RecordedValue | None = None) -> bool:
         """Whether parameters are read on the way here, from the input or from a value before it."""
         way = on_the_way(self.run.steps[since.index + 1 if since else 0 : self.index + 1], self.name)
-        return any(
-            step.name == "scripted"
-            or isinstance(tensor, nn.Parameter)
-            or (tensor.ndim > 1 and tensor.numel() >= _WEIGHTS and not dependent)
-            for step in way
-            for tensor in tensors_in((step.args, step.kwargs))
-            for dependent in [value_of(tensor) in step.inputs]
-        )
+        return any(map(_reads_weights, way))
 
     @cached_property
     def gradient(self) -> Tensor:
@@ -197,6 +190,14 @@ class RecordedValue:
             before = self.head(features)
             after = [self.head(layout.put(features, cells + noise * half)) for half in (odd, 1 - odd)]
         return all(bool((logits != before).any()) for logits in after)
+
+
+def _reads_weights(step: TapeStep) -> bool:
+    return step.name == "scripted" or any(
+        isinstance(tensor, nn.Parameter)
+        or (tensor.ndim > 1 and tensor.numel() >= _WEIGHTS and value_of(tensor) not in step.inputs)
+        for tensor in tensors_in((step.args, step.kwargs))
+    )
 
 
 def _gradient(part: RecordedFunction) -> Tensor:

@@ -18,6 +18,8 @@ from camlucida.pytorch.tape import Value
 
 _VIEWS = {"permute", "transpose", "flatten", "reshape", "view", "contiguous", "movedim", "moveaxis", "swapaxes",
           "rearrange", "unflatten", "T", "mT", "clone", "to", "float", "dropout"}  # fmt: skip
+_NEAR = 4
+"""Calls between a grid and the mean over one of its directions, at most."""
 _MOST_VALUES = 200
 """More values that could be grids on the last way to the logits are not gone through."""
 
@@ -100,6 +102,8 @@ def search(run: RecordedPass) -> FeatureCut:
         FeaturesNotFoundError: nothing spatial was found, or its grid is not certain.
     """
     whole, doubt = _last_bottleneck(run)
+    if whole is None and doubt is None:
+        whole, doubt = _last_bottleneck(run, unlearned=True)
     alone = None if whole is None else FeatureCut(run, (whole,))
     if alone is not None and alone.kind in ("affine", "normalized"):
         return alone
@@ -124,14 +128,19 @@ def cut_at(value: RecordedValue, layout: Layout) -> FeatureCut:
     return FeatureCut(value.run, (features,), _past(value.run, {value.name}))
 
 
-def _last_bottleneck(run: RecordedPass) -> tuple[FoundFeatures | None, FeaturesNotFoundError | None]:
-    """The last value that everything passes through, whose grid the logits read at more than one cell."""
+def _last_bottleneck(
+    run: RecordedPass, *, unlearned: bool = False
+) -> tuple[FoundFeatures | None, FeaturesNotFoundError | None]:
+    """The last value that everything passes through, whose grid the logits read at more than one cell.
+
+    Where nothing is learned before the head, features that are computed without weights will do (``unlearned``).
+    """
     values = run.bottlenecks()
     doubt: FeaturesNotFoundError | None = None
     token = False
     for at in range(len(values) - 1, -1, -1):
         value = values[at]
-        if not value.layouts or not value.learned():
+        if not value.layouts or (not unlearned and not value.learned()):
             continue
         if value.only_prefix_read(value.layouts):
             token = True
@@ -275,7 +284,7 @@ def _before_means(
     """If the value is a mean over one direction of a grid whose mean the head takes in the end, take that grid."""
     if layouts[0].has_axes:
         return value, layouts
-    for before in reversed(values[:-1][-4:]):
+    for before in (one for one in reversed(values[:-1]) if value.index - one.index <= _NEAR):
         whole = [layout for layout in before.cells_read(before.layouts) if layout.has_axes]
         if before.index < value.index and any(find_pooling(before.head, layout) for layout in whole):
             return before, whole
