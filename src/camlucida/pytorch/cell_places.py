@@ -7,6 +7,7 @@ features whose axes no call has moved.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,7 +24,8 @@ _SHARP = 3.0
 _FIRST, _SECOND = 4, 9
 """Places changed at once: at first, for layouts that are plausible; then, for all others and their symmetries."""
 _CERTAIN = 0.95
-"""Where every change ranks above this share of the cells, it need not stand out."""
+"""Where every change ranks above this share of the cells, of at least ``_MANY``, it need not stand out."""
+_MANY = 16
 _ALONG = 0.9
 """How the middle of what changes must correlate with the place of the change, where it is blurred."""
 _SHIFTED = 0.2
@@ -148,7 +150,9 @@ def _held_against(
     in_place = [
         (layout, ranks)
         for layout, stands_out, ranks in measured
-        if (stands_out or float(ranks.min()) > _CERTAIN) and float(ranks.mean()) > mean and float(ranks.min()) > worst
+        if (stands_out or (math.prod(layout.grid) >= _MANY and float(ranks.min()) > _CERTAIN))
+        and float(ranks.mean()) > mean
+        and float(ranks.min()) > worst
     ] or [
         (layout, ranks)
         for layout, stands_out, ranks in measured
