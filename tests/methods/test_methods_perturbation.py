@@ -31,6 +31,17 @@ SHOWN = ("hardswish", "vgg", "class_token", "signal", "signal_mean", "volume", "
 CLASS = 3
 
 
+def refuses_not_a_number(method):
+    """Pixels that are no numbers are an error that names their input."""
+    case = BY_NAME["hardswish"]
+    net, x = case.net(torch.float32), case.batch(2, torch.float32)
+    explainer = Explainer(net, method=method)
+    explainer(x, [CLASS])
+    x[1, 0, 5, 5] = torch.nan
+    with pytest.raises(CamlucidaError, match=r"of input 1 .* is not finite"):
+        explainer(x, [CLASS])
+
+
 def maps_of(method, net, x, classes=(CLASS,)):
     """Maps in the model's own precision, as an array."""
     engine = TorchEngine(net)
@@ -331,13 +342,7 @@ def test_masks_are_scaled_after_upsampling_and_half_pixel():
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("random", "centre")])
 def test_not_a_number_is_not_hidden(name):
-    case = BY_NAME["hardswish"]
-    net, x = case.net(torch.float32), case.batch(2, torch.float32)
-    explainer = Explainer(net, method=METHODS[name])
-    explainer(x, [CLASS])
-    x[1, 0, 5, 5] = torch.nan
-    with pytest.raises(CamlucidaError, match=r"of input 1 .* is not finite"):
-        explainer(x, [CLASS])
+    refuses_not_a_number(METHODS[name])
 
 
 class Views(torch.nn.Module):

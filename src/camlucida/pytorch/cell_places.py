@@ -35,7 +35,7 @@ _MOST_GRIDS = 8
 _PLAUSIBLE, _STRICT = (0.85, 0.6), (0.9, 0.75)
 """How the expected cells must rank among all cells, on the mean of all places and at the worst of them."""
 _WINDOWS = 8
-"""At least so many changes would fit beside each other along a direction, if the grid has as many cells."""
+"""So many windows lie along a direction of the picture, or as many as the grid has cells, if those are fewer."""
 _MOST_BLIND = 1 / 3
 """A larger share of changes that show nowhere means that the cells do not cover the picture."""
 _AXIS_MOVERS = {
@@ -107,7 +107,7 @@ def locate(features_of: FeaturesOf, batch: Tensor, layouts: Sequence[Layout]) ->
     Cost: a forward pass of five inputs; where the plausible layouts do not fit, of ten for each of a few grids.
     """
     likely = [layout for layout in layouts if layout.likely]
-    first = _held_against(features_of, batch, likely, _FIRST, _PLAUSIBLE)
+    first = _held_against(features_of, batch, likely)
     if first.layout is not None or (likely and not first.sharp):
         return first
     sharp, seen = first.sharp, first.seen
@@ -117,7 +117,7 @@ def locate(features_of: FeaturesOf, batch: Tensor, layouts: Sequence[Layout]) ->
             grids.setdefault(turned.grid, []).append(turned)
     found = []
     for _, alike in zip(range(_MOST_GRIDS), grids.values(), strict=False):
-        located = _held_against(features_of, batch, alike, _SECOND, _STRICT)
+        located = _held_against(features_of, batch, alike, strict=True)
         sharp, seen = sharp or located.sharp, seen or located.seen
         if located.layout is not None:
             found.append(located.layout)
@@ -126,9 +126,10 @@ def locate(features_of: FeaturesOf, batch: Tensor, layouts: Sequence[Layout]) ->
 
 
 def _held_against(
-    features_of: FeaturesOf, batch: Tensor, layouts: Sequence[Layout], count: int, wanted: tuple[float, float]
+    features_of: FeaturesOf, batch: Tensor, layouts: Sequence[Layout], *, strict: bool = False
 ) -> Located:
-    """The layout, of some of one grid or of alike ones, on which so many changes show in place."""
+    """The layout, of some of one grid or of alike ones, on which a few changes, or more and better, show in place."""
+    count, (mean, worst) = (_SECOND, _STRICT) if strict else (_FIRST, _PLAUSIBLE)
     frames = bool(layouts) and layouts[0].frames > 0
     batch = batch.transpose(1, 2) if frames else batch
     fits = [
@@ -146,7 +147,6 @@ def _held_against(
     features = features.detach().float()
     measured = [(layout, *_ranks(layout, features, places)) for layout in fits]
     seen = ", ".join(f"{layout.name} {layout.grid}: {ranks.mean():.2f}" for layout, _, ranks in measured[:4])
-    mean, worst = wanted
     in_place = [
         (layout, ranks)
         for layout, stands_out, ranks in measured
@@ -156,7 +156,7 @@ def _held_against(
     ] or [
         (layout, ranks)
         for layout, stands_out, ranks in measured
-        if stands_out and wanted is _PLAUSIBLE and _moves_along(layout, features, places)
+        if stands_out and not strict and _moves_along(layout, features, places)
     ]
     best = max(in_place, key=lambda found: _preference(*found), default=(None, None))[0]
     return Located(best, any(stands_out for _, stands_out, _ in measured), seen)
@@ -217,7 +217,7 @@ def _changed(batch: Tensor, count: int, grid: Sequence[int]) -> tuple[Tensor, li
 
 def _ranks(layout: Layout, features: Tensor, places: Sequence[tuple[float, ...]]) -> tuple[bool, Tensor]:
     """Whether changes stand out, and for each the share of cells that change no more than the expected one does (or
-    its neighbours); 0 where a change shows nowhere, so that the cells do not cover the picture.
+    its neighbours). A change that shows nowhere ranks 1 where only few do, else 0: the cells do not cover the picture.
     """
     on_grid = layout.on_grid(features)
     change = (on_grid[1:] - on_grid[:1]).square().sum(1, keepdim=True)

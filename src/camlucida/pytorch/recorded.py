@@ -48,7 +48,7 @@ class RecordedPass:
     @cached_property
     def first_vector(self) -> int | None:
         """The step behind which everything was made of one pooled vector (B, C): nothing has a grid any more."""
-        for value in self.bottlenecks():
+        for value in self.bottlenecks:
             read = {name for name, _ in value.step.inputs}
             before = [tensor for tensor in tensors_in((value.step.args, value.step.kwargs)) if id(tensor) in read]
             shrinks = any(tensor.numel() > value.tensor.numel() for tensor in before)
@@ -62,15 +62,25 @@ class RecordedPass:
         """The logits' value."""
         return value_of(self.logits)
 
-    def bottlenecks(self) -> list[RecordedValue]:
+    @cached_property
+    def bottlenecks(self) -> tuple[RecordedValue, ...]:
         """The values through which every path from the input to the logits leads, first to last."""
-        return [RecordedValue(self, *place) for place in bottlenecks(self.steps, self.end)]
+        return tuple(RecordedValue(self, *place) for place in bottlenecks(self.steps, self.end))
+
+    @cached_property
+    def makers(self) -> dict[Value, RecordedValue]:
+        """Who made each value; a call that hands its argument on makes nothing."""
+        made: dict[Value, RecordedValue] = {}
+        for index, step in enumerate(self.steps):
+            for output, name in enumerate(step.outputs):
+                made.setdefault(name, RecordedValue(self, index, output))
+        return made
 
     @cached_property
     def readout(self) -> Tensor:
         """The logits; where a head of zeros makes them blind to everything, the last value before that is not."""
         end = self.logits
-        for value in reversed(self.bottlenecks()[:-1]):
+        for value in reversed(self.bottlenecks[:-1]):
             part = replace(value.head, end=end)
             if bool(_gradient(part).any()):
                 return end
@@ -163,16 +173,11 @@ class RecordedValue:
     def before_activations(self) -> RecordedValue:
         """The value that activations made this one of, element by element."""
         value = self
-        while value.step.name in _ACTIVATIONS and len(value.step.outputs) == 1:
-            makers = [
-                RecordedValue(self.run, index, output)
-                for index, step in enumerate(self.run.steps[: value.index])
-                for output, name in enumerate(step.outputs)
-                if name in value.step.inputs
-            ]
-            if len(value.step.inputs) != 1 or not makers or value.step.changed:
-                return value
-            value = makers[0]
+        while value.step.name in _ACTIVATIONS and len(value.step.outputs) == len(value.step.inputs) == 1:
+            maker = self.run.makers.get(value.step.inputs[0])
+            if value.step.changed or maker is None or maker.index >= value.index:
+                break
+            value = maker
         return value
 
     def was_grid(self, grid: tuple[int, ...]) -> bool:

@@ -114,7 +114,7 @@ def search(run: RecordedPass) -> FeatureCut:
         return alone
     if doubt is not None:
         raise doubt
-    shapes = [tuple(value.tensor.shape) for value in run.bottlenecks()[-6:]]
+    shapes = [tuple(value.tensor.shape) for value in run.bottlenecks[-6:]]
     raise FeaturesNotFoundError(
         f"no spatial features lead to the logits {tuple(run.logits.shape)} of input {tuple(run.batch.shape)}; "
         f"the last values on the way had shapes {shapes}; name the layer whose output to use with layer='…', "
@@ -135,7 +135,7 @@ def _last_bottleneck(
 
     Where nothing is learned before the head, features that are computed without weights will do (``unlearned``).
     """
-    values = run.bottlenecks()
+    values = run.bottlenecks
     doubt: FeaturesNotFoundError | None = None
     token = False
     for at in range(len(values) - 1, -1, -1):
@@ -168,7 +168,7 @@ def _branches(run: RecordedPass) -> FeatureCut | None:
     Walks back from the logits. A learned value whose cells are read and lie where they should is a branch; what is no
     grid, or not confirmed as one, is walked through to what it was made of.
     """
-    made = _makers(run)
+    made = run.makers
     branches: dict[Value, FoundFeatures] = {}
     waiting = [(-len(run.steps), run.end)]
     seen = {run.end}
@@ -220,7 +220,7 @@ def _features_at(value: RecordedValue) -> FoundFeatures | None:
 
 def _past(run: RecordedPass, starts: Iterable[Value]) -> tuple[RecordedValue, ...]:
     """The last values that depend on the input, but on none of these, and are read on the way to the logits."""
-    made = _makers(run)
+    made = run.makers
     behind = set(starts)
     for step in run.steps:
         if behind.intersection(step.inputs):
@@ -255,15 +255,6 @@ def _says_more(branched: FeatureCut, alone: FeatureCut) -> bool:
     return any(features.layout.grid != whole.layout.grid for features in branched.branches)
 
 
-def _makers(run: RecordedPass) -> dict[Value, RecordedValue]:
-    """Who made each value; a call that hands its argument on makes nothing."""
-    made: dict[Value, RecordedValue] = {}
-    for index, step in enumerate(run.steps):
-        for output, name in enumerate(step.outputs):
-            made.setdefault(name, RecordedValue(run, index, output))
-    return made
-
-
 def _before_views(values: Sequence[RecordedValue], layouts: list[Layout]) -> tuple[RecordedValue, list[Layout]]:
     """If flattened features are a mere view of an unflattened grid, take that: its axes leave nothing to guess."""
     flattened = values[-1]
@@ -284,8 +275,10 @@ def _before_means(
     """If the value is a mean over one direction of a grid whose mean the head takes in the end, take that grid."""
     if layouts[0].has_axes:
         return value, layouts
-    for before in (one for one in reversed(values[:-1]) if value.index - one.index <= _NEAR):
+    for before in reversed(values[:-1]):
+        if not 0 < value.index - before.index <= _NEAR:
+            continue
         whole = [layout for layout in before.cells_read(before.layouts) if layout.has_axes]
-        if before.index < value.index and any(find_pooling(before.head, layout) for layout in whole):
+        if any(find_pooling(before.head, layout) for layout in whole):
             return before, whole
     return value, layouts

@@ -119,7 +119,7 @@ def stages(call: ModelCall, batch: Tensor) -> tuple[Split, ...]:
     last = search(run)
     found = [last.branches[0]]
     decided: set[tuple[int, ...]] = set()
-    for value in reversed(run.bottlenecks()):
+    for value in reversed(run.bottlenecks):
         shape = tuple(value.tensor.shape)
         if value.index >= found[0].value.index or value.step.name == "pad" or shape in decided:
             continue
